@@ -1,0 +1,98 @@
+// Package kubelet is the bundled cluster's kubelet: upstream's, started through a command of our own, so that
+// volume plugins can be put in the place of upstream's before it runs.
+//
+// The command takes the kubelet's own flags and a KubeletConfiguration file. Unlike upstream's it does not
+// take configuration by both at once (a flag that is a field of the file is refused) nor drop-in
+// directories: the cluster writes the file afresh at every start.
+package kubelet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	genericapiserver "k8s.io/apiserver/pkg/server"
+	utilfeature "k8s.io/apiserver/pkg/util/feature"
+	cliflag "k8s.io/component-base/cli/flag"
+	"k8s.io/component-base/logs"
+	logsapi "k8s.io/component-base/logs/api/v1"
+	"k8s.io/kubernetes/cmd/kubelet/app"
+	"k8s.io/kubernetes/cmd/kubelet/app/options"
+	"k8s.io/kubernetes/pkg/kubelet/apis/config/validation"
+	"k8s.io/kubernetes/pkg/kubelet/eviction"
+	"k8s.io/kubernetes/pkg/kubelet/kubeletconfig/configfiles"
+	utilfs "k8s.io/kubernetes/pkg/util/filesystem"
+	"k8s.io/kubernetes/pkg/volume"
+)
+
+// Plugins maps upstream's volume plugins to those the kubelet runs with. Two of one name, or two that support one
+// volume, make the kubelet refuse the volume.
+type Plugins func([]volume.VolumePlugin) []volume.VolumePlugin
+
+// NewCommand returns the kubelet's command. A nil plugins leaves upstream's as they are.
+func NewCommand(plugins Plugins) *cobra.Command {
+	flags := options.NewKubeletFlags()
+	cmd := &cobra.Command{
+		Use:          "kubelet",
+		Short:        "The node agent of the bundled cluster: upstream's kubelet",
+		Args:         cobra.NoArgs,
+		SilenceUsage: true,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return run(cmd.Context(), flags, plugins)
+		},
+	}
+	flags.AddFlags(cmd.Flags())
+	cmd.Flags().SetNormalizeFunc(cliflag.WordSepNormalizeFunc)
+	return cmd
+}
+
+func run(ctx context.Context, flags *options.KubeletFlags, plugins Plugins) error {
+	if flags.KubeletConfigFile == "" {
+		return errors.New("--config is missing: name a KubeletConfiguration file")
+	}
+	if err := options.ValidateKubeletFlags(flags); err != nil {
+		return fmt.Errorf("kubelet flags: %w", err)
+	}
+	server, err := newServer(ctx, flags)
+	if err != nil {
+		return err
+	}
+	deps, err := app.UnsecuredDependencies(ctx, server, utilfeature.DefaultFeatureGate)
+	if err != nil {
+		return fmt.Errorf("kubelet dependencies: %w", err)
+	}
+	if plugins != nil {
+		deps.VolumePlugins = plugins(deps.VolumePlugins)
+	}
+	utilfeature.DefaultMutableFeatureGate.AddMetrics()
+	return app.Run(genericapiserver.SetupSignalContext(), server, deps, utilfeature.DefaultFeatureGate)
+}
+
+// newServer reads the configuration file and applies what is global in it: feature gates and logging.
+func newServer(ctx context.Context, flags *options.KubeletFlags) (*options.KubeletServer, error) {
+	loader, err := configfiles.NewFsLoader(&utilfs.DefaultFs{}, flags.KubeletConfigFile)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", flags.KubeletConfigFile, err)
+	}
+	config, err := loader.Load(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", flags.KubeletConfigFile, err)
+	}
+	if config.EvictionHard == nil {
+		config.EvictionHard = eviction.DefaultEvictionHard
+	}
+	gate := utilfeature.DefaultMutableFeatureGate
+	if err := gate.SetFromMap(config.FeatureGates); err != nil {
+		return nil, fmt.Errorf("%s: feature gates: %w", flags.KubeletConfigFile, err)
+	}
+	logs.InitLogs()
+	if err := logsapi.ValidateAndApplyAsField(&config.Logging, gate, field.NewPath("logging")); err != nil {
+		return nil, fmt.Errorf("%s: %w", flags.KubeletConfigFile, err)
+	}
+	if err := validation.ValidateKubeletConfiguration(config, gate); err != nil {
+		return nil, fmt.Errorf("%s: %w", flags.KubeletConfigFile, err)
+	}
+	return &options.KubeletServer{KubeletFlags: *flags, KubeletConfiguration: *config}, nil
+}
