@@ -18,8 +18,11 @@ type CNIOptions struct {
 	DataDir string
 	// MTU of the pods' interfaces in bytes: that of the node's own link.
 	MTU int
-	// Backend with which host ports are mapped: "nftables" (also when empty) or "iptables", as kube-proxy's.
+	// Backend with which host ports are mapped, and pods masqueraded: "nftables" (also when empty) or "iptables", as
+	// kube-proxy's.
 	Backend string
+	// NodeMasquerade says that [EnsurePodMasquerade] masquerades for all pods. Otherwise ptp does it for each.
+	NodeMasquerade bool
 }
 
 // cniConfigFile sorts before what an administrator might add: the runtime takes the first.
@@ -36,10 +39,11 @@ type (
 		Plugins    []any  `json:"plugins"`
 	}
 	cniPTP struct {
-		Type   string  `json:"type"`
-		MTU    int     `json:"mtu,omitempty"`
-		IPMasq bool    `json:"ipMasq"`
-		IPAM   cniIPAM `json:"ipam"`
+		Type          string  `json:"type"`
+		MTU           int     `json:"mtu,omitempty"`
+		IPMasq        bool    `json:"ipMasq"`
+		IPMasqBackend string  `json:"ipMasqBackend,omitempty"`
+		IPAM          cniIPAM `json:"ipam"`
 	}
 	cniIPAM struct {
 		Type    string       `json:"type"`
@@ -65,8 +69,7 @@ type (
 // making dir when needed: plugins ptp, host-local and portmap. The file is replaced atomically, since the runtime
 // watches it, and left alone when it says the same already.
 //
-// ptp does not masquerade: it would do so with some runs of nft for every pod. One rule for all pods does the
-// same, see [EnsurePodMasquerade]. No DNS is configured, for the kubelet writes pods' resolv.conf.
+// No DNS is configured, for the kubelet writes pods' resolv.conf.
 func WriteCNI(dir string, opts CNIOptions) error {
 	const smallest = 28
 	p := opts.PodCIDR
@@ -82,28 +85,28 @@ func WriteCNI(dir string, opts CNIOptions) error {
 	if opts.Backend == "" {
 		opts.Backend = "nftables"
 	}
-	content, err := json.MarshalIndent(cniList{
-		CNIVersion: cniVersion,
-		Name:       "orlop",
-		Plugins: []any{
-			cniPTP{
-				Type: "ptp",
-				MTU:  opts.MTU,
-				IPAM: cniIPAM{
-					Type:    "host-local",
-					DataDir: opts.DataDir,
-					Ranges:  [][]cniRange{{{Subnet: p}}},
-					Routes:  []cniRoute{{Dst: netip.PrefixFrom(netip.IPv4Unspecified(), 0)}},
-				},
-			},
-			cniPortmap{
-				Type:         "portmap",
-				Backend:      opts.Backend,
-				SNAT:         true,
-				Capabilities: map[string]bool{"portMappings": true},
-			},
+	ptp := cniPTP{
+		Type:   "ptp",
+		MTU:    opts.MTU,
+		IPMasq: !opts.NodeMasquerade,
+		IPAM: cniIPAM{
+			Type:    "host-local",
+			DataDir: opts.DataDir,
+			Ranges:  [][]cniRange{{{Subnet: p}}},
+			Routes:  []cniRoute{{Dst: netip.PrefixFrom(netip.IPv4Unspecified(), 0)}},
 		},
-	}, "", "  ")
+	}
+	if ptp.IPMasq {
+		ptp.IPMasqBackend = opts.Backend
+	}
+	portmap := cniPortmap{
+		Type:         "portmap",
+		Backend:      opts.Backend,
+		SNAT:         true,
+		Capabilities: map[string]bool{"portMappings": true},
+	}
+	list := cniList{CNIVersion: cniVersion, Name: "orlop", Plugins: []any{ptp, portmap}}
+	content, err := json.MarshalIndent(list, "", "  ")
 	if err != nil {
 		return err
 	}

@@ -195,7 +195,7 @@ func TestHeal(t *testing.T) {
 			}
 		},
 		"link into a namespace that has lost its name": func(t *testing.T, n *Network) {
-			held, err := n.Thread() // keeps the namespace alive
+			held, err := os.Open(n.NetnsPath) // keeps the namespace alive
 			must(t, err)
 			t.Cleanup(func() { closeAll(t, held) })
 			must(t, removeNetns(n.NetnsPath))

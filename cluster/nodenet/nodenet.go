@@ -11,7 +11,7 @@
 // net.ipv4.ip_forward, when it was off on the host, is switched on and stays on, as with every container
 // engine, because whoever started to rely on it meanwhile cannot be told; see [Network.ForwardingEnabled].
 //
-// The package starts no process and moves none; a caller starts its children inside with [Network.Thread].
+// The package starts no process and moves none. [Enter] runs code inside a namespace.
 package nodenet
 
 import (

@@ -5,86 +5,42 @@ import (
 	"fmt"
 	"os"
 	"runtime"
-	"sync"
 
 	"golang.org/x/sys/unix"
 )
 
-// Enter runs fn inside the network namespace, on an operating system thread that has joined it with setns(2),
-// and returns fn's error. The thread is locked to the goroutine and never unlocked, so the runtime ends it with
-// the goroutine: no other code of this process can ever find itself in the namespace. Sockets that fn opens stay
-// in the namespace and may be used anywhere; goroutines that fn starts are NOT inside.
+// Enter is [Enter] with the network's own namespace.
+func (n *Network) Enter(fn func() error) error { return Enter(n.NetnsPath, fn) }
+
+// Enter runs fn inside the network namespace mounted on netnsPath, on an operating system thread that has
+// joined it with setns(2), and returns fn's error. The thread is locked to its goroutine and never unlocked, so
+// the runtime ends it with the goroutine: no other code of this process can ever find itself in the namespace.
+// Sockets that fn opens stay in the namespace and may be used anywhere; goroutines that fn starts are NOT
+// inside.
 //
-// Do not start long-lived children with Pdeathsig from fn: the kernel sends that signal when the *thread* that
-// forked them ends, which is when Enter returns. [Network.Thread] is for them.
-func (n *Network) Enter(fn func() error) error {
+// A process started from fn is in the namespace. Give it no Pdeathsig: the kernel sends that signal when the
+// *thread* that forked the process ends, which is when Enter returns. The supervisor forks its children from a
+// thread that lives as long as they do.
+func Enter(netnsPath string, fn func() error) error {
 	return runOnThrowawayThread(func() error {
-		if err := n.join(); err != nil {
-			return err
+		if err := join(netnsPath); err != nil {
+			return fmt.Errorf("entering network namespace %s: %w", netnsPath, err)
 		}
 		return fn()
 	})
 }
 
-// join moves the calling thread into the namespace.
-func (n *Network) join() error {
-	ns, err := os.Open(n.NetnsPath)
+// join moves the calling thread into a namespace.
+func join(netnsPath string) error {
+	ns, err := os.Open(netnsPath)
 	if err != nil {
-		return fmt.Errorf("entering network namespace %s: %w", n.Name, err)
+		return err
 	}
 	err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET)
 	if errors.Is(err, unix.EINVAL) {
-		err = fmt.Errorf("%w: no namespace is mounted on %s", err, n.NetnsPath)
+		err = fmt.Errorf("setns: %w: no network namespace is mounted there", err)
 	}
-	if err = errors.Join(err, ns.Close()); err != nil {
-		return fmt.Errorf("entering network namespace %s: %w", n.Name, err)
-	}
-	return nil
-}
-
-// Thread is an operating system thread that stays inside a network namespace until it is closed. Processes
-// started from [Thread.Do] are in the namespace, and with Pdeathsig set they die with the thread, that is with
-// this process or at [Thread.Close].
-type Thread struct {
-	work chan func()
-	done chan struct{}
-	once sync.Once
-}
-
-// Thread starts a thread inside the namespace. It needs Close.
-func (n *Network) Thread() (*Thread, error) {
-	t := &Thread{work: make(chan func()), done: make(chan struct{})}
-	started := make(chan error, 1)
-	startOnOwnThread(func() {
-		defer close(t.done)
-		err := n.join()
-		started <- err
-		if err != nil {
-			return
-		}
-		for fn := range t.work {
-			fn()
-		}
-	})
-	if err := <-started; err != nil {
-		return nil, err
-	}
-	return t, nil
-}
-
-// Do runs fn on the thread and returns its error. Calls run one after the other, so fn should be short: start
-// a process, open a socket. It must not be called after Close.
-func (t *Thread) Do(fn func() error) error {
-	result := make(chan error, 1)
-	t.work <- func() { result <- fn() }
-	return <-result
-}
-
-// Close ends the thread and waits for it. Children started with Pdeathsig get their signal now.
-func (t *Thread) Close() error {
-	t.once.Do(func() { close(t.work) })
-	<-t.done
-	return nil
+	return errors.Join(err, ns.Close())
 }
 
 func runOnThrowawayThread(fn func() error) error {

@@ -2,12 +2,12 @@ package nodenet
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
-	"strconv"
+	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -62,36 +62,16 @@ func TestEnter(t *testing.T) {
 	if err := gone.Enter(func() error { return nil }); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("entering a namespace that does not exist: %v", err)
 	}
-	if _, err := gone.Thread(); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("a thread in a namespace that does not exist: %v", err)
+	file := filepath.Join(t.TempDir(), "file")
+	must(t, os.WriteFile(file, nil, 0o644))
+	if err := Enter(file, func() error { return nil }); err == nil || !strings.Contains(err.Error(), "no network namespace") {
+		t.Errorf("entering a file: %v", err)
 	}
-}
-
-// TestThread starts a child with Pdeathsig: it must outlive the call that started it, and die with the thread.
-func TestThread(t *testing.T) {
-	n := ensure(t, newTestNet(t))
-	defer remove(t, n)
-	th, err := n.Thread()
-	if err != nil {
-		t.Fatal(err)
-	}
-	child := exec.Command("sleep", "600")
-	child.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := th.Do(child.Start); err != nil {
-		t.Fatal(err)
-	}
-	for range 4 { // the child lives on while the thread works
-		if err := th.Do(func() error { return child.Process.Signal(syscall.Signal(0)) }); err != nil {
-			t.Errorf("the child is gone: %v", err)
-		}
-	}
-	got := netnsOf(t, "/proc/"+strconv.Itoa(child.Process.Pid)+"/ns/net")
-	if want := netnsOf(t, n.NetnsPath); got != want {
-		t.Errorf("the child is in namespace %d, want %d", got, want)
-	}
-	closeAll(t, th, th) // twice is once
-	err = child.Wait()
-	if err == nil || !strings.Contains(err.Error(), "killed") {
-		t.Errorf("the child ended with %v, want to be killed", err)
+	child := exec.Command("readlink", "/proc/self/ns/net")
+	var out strings.Builder
+	child.Stdout = &out
+	must(t, n.Enter(child.Run))
+	if got := strings.TrimSpace(out.String()); got != fmt.Sprintf("net:[%d]", want) {
+		t.Errorf("a process started inside is in %s, want %d", got, want)
 	}
 }
