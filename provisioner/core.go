@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"sync"
 	"time"
 
@@ -16,6 +15,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/record"
 	volumehelper "k8s.io/component-helpers/storage/volume"
+	"k8s.io/klog/v2"
 )
 
 // core makes, abandons and deletes volumes of one driver. It holds no informers and decides nothing about whose turn
@@ -25,7 +25,7 @@ type core struct {
 	driver   *driverClient
 	journal  Journal
 	recorder record.EventRecorder
-	log      *slog.Logger
+	log      klog.Logger
 	// identity is the marker in volumeAttributes.
 	identity string
 	// patience is how long a claim waits before an Event says that it is being worked on.

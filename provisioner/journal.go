@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,6 +14,7 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/protobuf/encoding/protojson"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/klog/v2"
 )
 
 // Journal remembers the plans that were sent to the driver and are not settled: whose volume may exist without a
@@ -57,7 +57,7 @@ type FileJournal struct {
 // OpenFileJournal reads the journal in dir, which is made if absent (mode 0700) and must belong to this process alone.
 // A file that can not be read as a plan is renamed to *.broken and logged: it must not keep the node from starting.
 // Close the journal after use.
-func OpenFileJournal(dir string, log *slog.Logger) (*FileJournal, error) {
+func OpenFileJournal(dir string, log klog.Logger) (*FileJournal, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("provisioner journal: %w; make its parent directory writable", err)
 	}
@@ -72,7 +72,7 @@ func OpenFileJournal(dir string, log *slog.Logger) (*FileJournal, error) {
 	return j, nil
 }
 
-func (j *FileJournal) load(dir string, log *slog.Logger) error {
+func (j *FileJournal) load(dir string, log klog.Logger) error {
 	entries, err := fs.ReadDir(j.root.FS(), ".")
 	if err != nil {
 		return err
@@ -95,8 +95,8 @@ func (j *FileJournal) load(dir string, log *slog.Logger) error {
 		}
 		plan, err := decodePlan(data)
 		if err != nil {
-			log.Error("A recorded volume request is unreadable and was set aside; its volume may exist unused",
-				"file", filepath.Join(dir, name+".broken"), "err", err)
+			log.Error(err, "A recorded volume request is unreadable and was set aside; its volume may exist unused",
+				"file", filepath.Join(dir, name+".broken"))
 			if err := j.root.Rename(name, name+".broken"); err != nil {
 				return err
 			}

@@ -1,18 +1,18 @@
 package provisioner
 
 import (
-	"log/slog"
 	"os"
 	"path/filepath"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/testing/protocmp"
+	"k8s.io/klog/v2"
 )
 
 func openJournal(t *testing.T, dir string) *FileJournal {
 	t.Helper()
-	j, err := OpenFileJournal(dir, slog.New(slog.DiscardHandler))
+	j, err := OpenFileJournal(dir, klog.Logger{})
 	if err != nil {
 		t.Fatal(err)
 	}

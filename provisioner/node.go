@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"sync"
 	"time"
 
@@ -13,6 +12,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
+	"k8s.io/klog/v2"
 )
 
 // Defaults of NodeConfig and LeaderConfig.
@@ -40,8 +40,8 @@ type NodeConfig struct {
 	// NodeName is the name of this node's Node object.
 	NodeName string
 
-	// Log defaults to slog.Default().
-	Log *slog.Logger
+	// Log receives what happens; its zero value discards it.
+	Log klog.Logger
 	// Metrics may be nil.
 	Metrics prometheus.Registerer
 	// Workers is how many claims, and how many volumes to be deleted, are worked on at once. Default DefaultWorkers.
@@ -83,7 +83,6 @@ func NewNode(config NodeConfig) (*Node, error) {
 	if err := errors.Join(missing...); err != nil {
 		return nil, err
 	}
-	orDefault(&config.Log, slog.Default())
 	orDefault(&config.Workers, DefaultWorkers)
 	orDefault(&config.CallTimeout, DefaultCallTimeout)
 	orDefault(&config.RetryBase, DefaultRetryBase)
@@ -93,7 +92,7 @@ func NewNode(config NodeConfig) (*Node, error) {
 	if err != nil {
 		return nil, fmt.Errorf("provisioner metrics: %w", err)
 	}
-	log := config.Log.With("driver", config.Driver, "node", config.NodeName)
+	log := config.Log.WithValues("driver", config.Driver, "node", config.NodeName)
 	n := &Node{
 		config: config,
 		core: core{
@@ -168,7 +167,7 @@ func (n *Node) waitForDriver(ctx context.Context) (*driverInfo, error) {
 		case errors.As(err, &mismatch):
 			return nil, err
 		}
-		n.log.Warn("The CSI driver does not answer; will ask again", "err", err)
+		n.log.Info("The CSI driver does not answer; will ask again", "err", err)
 		timer := time.NewTimer(delay)
 		select {
 		case <-ctx.Done():

@@ -99,7 +99,7 @@ func (n *Node) classSeen(object any) {
 	}
 	claims, err := n.cache.claims.List(labels.Everything())
 	if err != nil {
-		n.log.Error("List claims in the cache", "err", err)
+		n.log.Error(err, "List claims in the cache")
 		return
 	}
 	for _, claim := range claims {

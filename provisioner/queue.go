@@ -2,22 +2,22 @@ package provisioner
 
 import (
 	"context"
-	"log/slog"
 	"sync"
 	"time"
 
 	"k8s.io/client-go/util/workqueue"
+	"k8s.io/klog/v2"
 )
 
 // queue hands keys to workers: one key to one worker at a time, failed keys again with exponential backoff.
 type queue[K comparable] struct {
 	workqueue.TypedRateLimitingInterface[K]
 	sync func(context.Context, K) error
-	log  *slog.Logger
+	log  klog.Logger
 }
 
 func newQueue[K comparable](
-	name string, base, limit time.Duration, log *slog.Logger, sync func(context.Context, K) error,
+	name string, base, limit time.Duration, log klog.Logger, sync func(context.Context, K) error,
 ) *queue[K] {
 	return &queue[K]{
 		TypedRateLimitingInterface: workqueue.NewTypedRateLimitingQueueWithConfig(
@@ -61,7 +61,7 @@ func (q *queue[K]) next(ctx context.Context) bool {
 	}
 	if err := q.sync(ctx, key); err != nil {
 		if ctx.Err() == nil {
-			q.log.Warn("Will try again", "key", key, "attempt", q.NumRequeues(key)+1, "err", err)
+			q.log.Info("Will try again", "key", key, "attempt", q.NumRequeues(key)+1, "err", err)
 			q.AddRateLimited(key)
 		}
 		return true
