@@ -1,0 +1,169 @@
+// Package sanity runs csi-sanity, the conformance tests of the Container Storage Interface, over Orlop's drivers as they
+// are built and run.
+//
+// The specs are a module of their own, specs, since csi-test needs another version of the CSI specification than Kubernetes
+// does. This package builds them and the driver, runs the one over the other, and checks what was skipped and what is left.
+package sanity
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/orlop-io/orlop/test/leak"
+)
+
+func TestSanity(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: mounts volumes")
+	}
+	dir := t.TempDir()
+	bin, specs := filepath.Join(dir, "orlop-storage"), filepath.Join(dir, "specs")
+	run(t, "go", "build", "-o", bin, "../../cmd/orlop-storage")
+	run(t, "go", "test", "-C", "specs", "-c", "-o", specs, ".")
+	for _, backend := range []string{"dir", "loop"} {
+		t.Run(backend, func(t *testing.T) {
+			work := shortDir(t)
+			leak.Check(t, leak.Under(work))
+			startDriver(t, bin, work)
+			cmd := exec.Command(specs, "-test.v")
+			cmd.Env = append(os.Environ(), "ORLOP_SANITY_BACKEND="+backend, "ORLOP_SANITY_DIR="+work)
+			out, err := cmd.CombinedOutput()
+			if err != nil {
+				t.Errorf("%v\n%s", err, out)
+			}
+			t.Logf("%s", summary(string(out)))
+			checkSkips(t, filepath.Join(work, "skipped"))
+			checkPoolEmpty(t, work)
+		})
+	}
+}
+
+func run(t *testing.T, name string, args ...string) {
+	t.Helper()
+	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
+		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
+	}
+}
+
+// summary is the line in which ginkgo counts the specs.
+func summary(out string) string {
+	for line := range strings.SplitSeq(out, "\n") {
+		if strings.Contains(line, "Passed") {
+			return strings.TrimSpace(line)
+		}
+	}
+	return "the specs did not run to their end"
+}
+
+// checkSkips compares the specs that were skipped with those that skips.txt allows.
+func checkSkips(t *testing.T, file string) {
+	t.Helper()
+	allowed := map[string]string{}
+	list, err := os.Open("skips.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := list.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	for scanner := bufio.NewScanner(list); scanner.Scan(); {
+		line := strings.TrimSpace(scanner.Text())
+		if line == "" || strings.HasPrefix(line, "#") {
+			continue
+		}
+		why, spec, ok := strings.Cut(line, ": ")
+		if !ok || why == "" {
+			t.Fatalf("skips.txt: no absent capability stands before %q", line)
+		}
+		allowed[spec] = why
+	}
+	data, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	skipped := strings.Split(strings.TrimSpace(string(data)), "\n")
+	for _, spec := range skipped {
+		if _, ok := allowed[spec]; !ok {
+			t.Errorf("skipped, and not in skips.txt: %s", spec)
+		}
+	}
+	for spec, why := range allowed {
+		if !slices.Contains(skipped, spec) {
+			t.Errorf("in skips.txt for %s, and not skipped: %s", why, spec)
+		}
+	}
+}
+
+// checkPoolEmpty fails when the specs' volumes were not all deleted.
+func checkPoolEmpty(t *testing.T, work string) {
+	t.Helper()
+	left, err := os.ReadDir(filepath.Join(work, "pool", "volumes"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, v := range left {
+		t.Errorf("volume left in the pool: %s", v.Name())
+	}
+}
+
+// shortDir makes a directory whose path leaves room for the names of sockets.
+func shortDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/tmp", "orlop-sanity-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
+func socket(work string) string { return filepath.Join(work, "csi.sock") }
+
+// startDriver runs the driver until the test ends. csi-sanity waits for its socket by itself.
+func startDriver(t *testing.T, bin, work string) {
+	t.Helper()
+	log, err := os.Create(filepath.Join(work, "driver.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(bin, "node", "--node-name=sanity", "--cluster-id=sanity", "--pool="+filepath.Join(work, "pool"),
+		"--socket="+socket(work), "--registration-dir=", "--kubelet-dir="+work, "--v=2")
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		err := cmd.Process.Signal(os.Interrupt)
+		if err == nil {
+			err = cmd.Wait()
+		}
+		if err != nil || t.Failed() {
+			text, rerr := os.ReadFile(log.Name())
+			t.Errorf("driver: %v, %v\n%s", err, rerr, tail(string(text)))
+		}
+		if err := log.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// tail shortens a log to what happened last.
+func tail(log string) string {
+	lines := strings.Split(log, "\n")
+	if n := 200; len(lines) > n {
+		lines = append([]string{fmt.Sprintf("(%d lines before)", len(lines)-n)}, lines[len(lines)-n:]...)
+	}
+	return strings.Join(lines, "\n")
+}
