@@ -32,16 +32,17 @@ const (
 // each other.
 type provisionWorld struct {
 	*pvWorld
-	driver string
+	driver      string
+	leaderCalls *provisionWrites
 }
 
 // newProvisionWorld makes a world with a late-binding class and, to bind what is provisioned, a PV controller.
 func newProvisionWorld(t *testing.T, edit ...func(*storagev1.StorageClass)) *provisionWorld {
 	t.Helper()
-	w := &provisionWorld{pvWorld: newPVWorld(t)}
+	w := &provisionWorld{pvWorld: newPVWorld(t), leaderCalls: &provisionWrites{role: "orlop-storage-provisioner"}}
 	w.driver = w.ns + ".csi.orlop.io"
 	w.createClass(w.driver, storagev1.VolumeBindingWaitForFirstConsumer, edit...)
-	runPVController(t, env.Config)
+	runPVController(t, pvConfig(t))
 	return w
 }
 
@@ -63,7 +64,7 @@ func (w *provisionWorld) node(name string) *provisionNode {
 	dir := w.t.TempDir()
 	n := &provisionNode{
 		w: w, name: w.ns + "-" + name, socket: filepath.Join(dir, "s"), journal: filepath.Join(dir, "journal"),
-		writes: &provisionWrites{},
+		writes: &provisionWrites{role: "orlop-storage-node"},
 	}
 	n.driver = csifake.New(w.driver, map[string]string{provisionTopology: n.name})
 	n.serve()
@@ -93,16 +94,11 @@ func (n *provisionNode) serve() (stop func()) {
 	return stop
 }
 
-// run runs the node's provisioner until the returned function is called, or the test ends.
+// run runs the node's provisioner, as the user it is in a cluster, until the returned function is called, or the test ends.
 func (n *provisionNode) run(edit ...func(*provisioner.NodeConfig)) (stop func()) {
-	n.w.t.Helper()
-	return n.runAs(env.Config, edit...)
-}
-
-func (n *provisionNode) runAs(config *rest.Config, edit ...func(*provisioner.NodeConfig)) (stop func()) {
 	t := n.w.t
 	t.Helper()
-	client := n.writes.client(t, config)
+	client := n.writes.client(t, provisionIdentity(t, "orlop:storage-node:"+n.name, provisionNodeGroup))
 	ctx, cancel := context.WithCancel(context.Background())
 	log := ktesting.NewLogger(t, ktesting.NewConfig(ktesting.Verbosity(0)))
 	journal, err := provisioner.OpenFileJournal(n.journal, log)
@@ -170,8 +166,11 @@ func (w *provisionWorld) untilNoPV(claim *corev1.PersistentVolumeClaim) {
 	})
 }
 
-// provisionWrites counts the writes that succeed through the clients it makes, events apart.
+// provisionWrites counts the writes that succeed through the clients it makes, events apart, and notes the calls to be
+// compared with the role.
 type provisionWrites struct {
+	role string
+
 	mu     sync.Mutex
 	writes map[string]int
 }
@@ -179,6 +178,7 @@ type provisionWrites struct {
 func (c *provisionWrites) client(t *testing.T, config *rest.Config) kubernetes.Interface {
 	t.Helper()
 	config = rest.CopyConfig(config)
+	config.Wrap(provisionCalls[c.role].wrap)
 	config.Wrap(func(next http.RoundTripper) http.RoundTripper {
 		return provisionTripper(func(r *http.Request) (*http.Response, error) {
 			resp, err := next.RoundTrip(r)
