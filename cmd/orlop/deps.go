@@ -7,6 +7,7 @@ import (
 	_ "github.com/google/go-cmp/cmp"
 	_ "github.com/google/go-containerregistry/pkg/v1/layout"
 	_ "github.com/google/go-containerregistry/pkg/v1/tarball"
+	_ "github.com/google/nftables"
 	_ "github.com/google/uuid"
 	_ "github.com/kubernetes-csi/csi-lib-utils/protosanitizer"
 	_ "github.com/moby/sys/mountinfo"

@@ -3,17 +3,37 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"os"
+	"os/signal"
+	"syscall"
 )
 
 func main() {
+	// A component takes the rest of the command line as its own: cobra never sees it.
 	if len(os.Args) > 1 {
 		if run, ok := components[os.Args[1]]; ok {
-			os.Args = append([]string{os.Args[1]}, os.Args[2:]...)
+			os.Args = os.Args[1:]
 			os.Exit(run())
 		}
 	}
-	fmt.Fprintln(os.Stderr, "orlop: not yet")
-	os.Exit(2)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := newRootCommand().ExecuteContext(ctx)
+	stop()
+	var exit exitError
+	switch {
+	case err == nil:
+	case errors.As(err, &exit):
+		os.Exit(int(exit))
+	default:
+		fmt.Fprintln(os.Stderr, "orlop:", err)
+		os.Exit(1)
+	}
 }
+
+// exitError ends the program with a status, all having been said.
+type exitError int
+
+func (e exitError) Error() string { return fmt.Sprintf("exit status %d", int(e)) }

@@ -1,0 +1,89 @@
+package cluster
+
+import (
+	"fmt"
+	"path/filepath"
+)
+
+// Layout names every file of a cluster beneath its data directory, and the programs it runs.
+type Layout struct {
+	DataDir string // absolute
+	BinDir  string // where orlop, orlop-storage and the runtime tools are
+	Node    string // the node's name
+}
+
+func (l Layout) data(elem ...string) string {
+	return filepath.Join(append([]string{l.DataDir}, elem...)...)
+}
+
+func (l Layout) bin(name string) string { return filepath.Join(l.BinDir, name) }
+
+// Kubeconfig is the administrator's: the contract with scripts.
+func (l Layout) Kubeconfig() string { return l.data("kubeconfig") }
+
+// ControlSocket is where the supervisor answers the command line.
+func (l Layout) ControlSocket() string { return l.data("run", "control.sock") }
+
+// LogFile is the log of one component.
+func (l Layout) LogFile(component string) string { return filepath.Join(l.logDir(), component+".log") }
+
+// ContainerdSocket is where the node's container runtime answers.
+func (l Layout) ContainerdSocket() string { return l.data("run", "containerd.sock") }
+
+func (l Layout) stateFile() string       { return l.data("cluster.json") }
+func (l Layout) lockFile() string        { return l.data("run", "lock") }
+func (l Layout) netFile() string         { return l.data("network.json") }
+func (l Layout) pkiDir() string          { return l.data("pki") }
+func (l Layout) etcdDir() string         { return l.data("etcd") }
+func (l Layout) logDir() string          { return l.data("logs") }
+func (l Layout) configDir() string       { return l.data("config") }
+func (l Layout) poolDir() string         { return l.data("pools", "local") }
+func (l Layout) nodeDir() string         { return l.data("nodes", l.Node) }
+func (l Layout) kubeletDir() string      { return filepath.Join(l.nodeDir(), "kubelet") }
+func (l Layout) podLogsDir() string      { return filepath.Join(l.nodeDir(), "pod-logs") }
+func (l Layout) staticPodDir() string    { return filepath.Join(l.nodeDir(), "manifests") }
+func (l Layout) cniConfDir() string      { return filepath.Join(l.nodeDir(), "cni") }
+func (l Layout) ipamDir() string         { return filepath.Join(l.nodeDir(), "ipam") }
+func (l Layout) containerdDir() string   { return filepath.Join(l.nodeDir(), "containerd") }
+func (l Layout) containerdState() string { return l.data("run", "containerd") }
+
+func (l Layout) kubeconfigOf(component string) string {
+	return filepath.Join(l.pkiDir(), component+".kubeconfig")
+}
+
+func (l Layout) configFile(name string) string { return filepath.Join(l.configDir(), name) }
+
+// sockets lists every Unix socket that is bound beneath the data directory, the kubelet's own included.
+func (l Layout) sockets() []string {
+	return []string{
+		l.ControlSocket(),
+		l.ContainerdSocket(),
+		l.ContainerdSocket() + ".ttrpc",
+		l.storageSocket("storage-controllers"),
+		l.storageSocket("storage-node"),
+		filepath.Join(l.kubeletDir(), "device-plugins", "kubelet.sock"),
+		filepath.Join(l.kubeletDir(), "pod-resources", "kubelet.sock"),
+		filepath.Join(l.kubeletDir(), "plugins", "local.csi.orlop.io", "csi.sock"),
+		filepath.Join(l.kubeletDir(), "plugins_registry", "local.csi.orlop.io-reg.sock"),
+	}
+}
+
+func (l Layout) storageSocket(component string) string { return l.data("run", component+".sock") }
+
+// maxSocketPath is the longest path the kernel binds a Unix socket to, in bytes (sun_path less its NUL).
+const maxSocketPath = 107
+
+// CheckSocketPaths refuses a data directory beneath which a socket's path would be too long for the kernel.
+func (l Layout) CheckSocketPaths() error {
+	longest := ""
+	for _, s := range l.sockets() {
+		if len(s) > len(longest) {
+			longest = s
+		}
+	}
+	if over := len(longest) - maxSocketPath; over > 0 {
+		return fmt.Errorf("data directory %s: the Unix socket %s would have a path of %d bytes and the kernel allows %d; choose a --data-dir at least %d bytes shorter",
+			l.DataDir, longest, len(longest), maxSocketPath, over)
+	}
+	return nil
+}

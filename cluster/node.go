@@ -1,0 +1,164 @@
+package cluster
+
+import (
+	"bytes"
+	_ "embed"
+	"fmt"
+	"path/filepath"
+	"text/template"
+	"time"
+
+	"github.com/orlop-io/orlop/cluster/images"
+	"github.com/orlop-io/orlop/cluster/supervisor"
+)
+
+//go:embed containerd.toml.tmpl
+var containerdTemplate string
+
+func (c *Cluster) containerdConfig() ([]byte, error) {
+	t, err := template.New("containerd.toml").Option("missingkey=error").Parse(containerdTemplate)
+	if err != nil {
+		return nil, err
+	}
+	pause, err := images.PauseRef(c.bin("pause"))
+	if err != nil {
+		return nil, err
+	}
+	var b bytes.Buffer
+	err = t.Execute(&b, map[string]any{
+		"Root": c.containerdDir(), "State": c.containerdState(), "Socket": c.ContainerdSocket(),
+		"PauseImage": pause, "BinDir": c.BinDir, "CNIBinDir": c.bin("cni"), "CNIConfDir": c.cniConfDir(),
+		"RestrictOOM": c.facts.RestrictOOM, "SystemdCgroup": false, "CgroupPath": "",
+	})
+	return b.Bytes(), err
+}
+
+func (c *Cluster) containerd() supervisor.Spec {
+	return supervisor.Spec{
+		Name: compContainerd, Path: c.bin("containerd"), Netns: c.net.Netns,
+		Args:    []string{"--config", c.configFile("containerd.toml")},
+		Env:     []string{"PATH=" + c.BinDir + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
+		Ready:   c.runtimeReady,
+		PreStop: c.stopPods,
+	}
+}
+
+// cgroupRoot is the parent of all the node's pods' cgroups. A kubelet destroys every pod cgroup under its root that it
+// does not know, so no two nodes of a host may share one.
+func (c *Cluster) cgroupRoot() string { return c.clusterCgroup() + "/" + c.Node }
+
+func (c *Cluster) clusterCgroup() string { return "/orlop/" + c.state.ID }
+
+func (c *Cluster) kubelet() supervisor.Spec {
+	s := c.orlop(compKubelet,
+		"--config="+c.configFile("kubelet.yaml"), "--kubeconfig="+c.kubeconfigOf("kubelet"),
+		"--root-dir="+c.kubeletDir(), "--cert-dir="+filepath.Join(c.kubeletDir(), "pki"),
+		"--hostname-override="+c.Node, "--node-ip="+c.net.NodeIP.String(),
+	)
+	s.After = []string{compContainerd, compAPIServer}
+	s.Ready = c.nodeReady
+	return s
+}
+
+func (c *Cluster) kubeletConfig() map[string]any {
+	return map[string]any{
+		"apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration",
+		"containerRuntimeEndpoint": "unix://" + c.ContainerdSocket(),
+		"address":                  c.net.NodeIP.String(), "port": kubeletPort, "healthzPort": 0, "readOnlyPort": 0,
+		"tlsCertFile": c.creds.kubelet, "tlsPrivateKeyFile": c.creds.kubeletKey,
+		"authentication": map[string]any{
+			"anonymous": map[string]any{"enabled": false},
+			"webhook":   map[string]any{"enabled": true},
+			"x509":      map[string]any{"clientCAFile": c.creds.clusterCA},
+		},
+		"authorization": map[string]any{"mode": "Webhook"},
+		"clusterDomain": clusterDomain, "clusterDNS": []string{c.net.dnsIP().String()},
+		"resolvConf":   c.configFile("resolv.conf"),
+		"cgroupDriver": "cgroupfs", "cgroupRoot": c.cgroupRoot(), "failCgroupV1": false, "failSwapOn": false,
+		"podLogsDir": c.podLogsDir(), "staticPodPath": c.staticPodDir(),
+		"volumePluginDir": filepath.Join(c.nodeDir(), "volume-plugins"),
+		// A single machine's disk is its user's, too: evict when it is nearly full, not at the tenth left.
+		"evictionHard":          map[string]any{"memory.available": "100Mi", "nodefs.available": "5%", "imagefs.available": "5%", "nodefs.inodesFree": "5%"},
+		"serializeImagePulls":   false,
+		"maxParallelImagePulls": 4,
+		"kubeAPIQPS":            500, "kubeAPIBurst": 1000,
+		"enableProfilingHandler": false,
+		"shutdownGracePeriod":    "0s",
+	}
+}
+
+func (c *Cluster) proxy() supervisor.Spec {
+	s := c.orlop(compProxy, "--config="+c.configFile("kube-proxy.yaml"))
+	s.After = []string{compAPIServer}
+	s.Ready = c.probe.http(fmt.Sprintf("http://127.0.0.1:%d/healthz", proxyPort))
+	return s
+}
+
+func (c *Cluster) proxyConfig() map[string]any {
+	return map[string]any{
+		"apiVersion": "kubeproxy.config.k8s.io/v1alpha1", "kind": "KubeProxyConfiguration",
+		"clientConnection":   map[string]any{"kubeconfig": c.kubeconfigOf("proxy")},
+		"mode":               c.facts.KubeProxyMode,
+		"hostnameOverride":   c.Node,
+		"clusterCIDR":        c.net.Pods.String(),
+		"healthzBindAddress": fmt.Sprintf("127.0.0.1:%d", proxyPort),
+		"metricsBindAddress": fmt.Sprintf("127.0.0.1:%d", proxyMetrics),
+		// These sysctls are read-only in a network namespace, where kube-proxy would end over them.
+		"conntrack": map[string]any{"maxPerCore": 0, "min": 0},
+	}
+}
+
+func (c *Cluster) dns() supervisor.Spec {
+	s := c.orlop(compDNS, "-conf", c.configFile("Corefile"))
+	s.After = []string{compAPIServer}
+	s.Ready = c.probe.http(fmt.Sprintf("http://127.0.0.1:%d/ready", dnsReadyPort))
+	return s
+}
+
+func (c *Cluster) corefile() []byte {
+	var b bytes.Buffer
+	fmt.Fprintf(&b, `.:%d {
+	bind %s
+	errors
+	ready 127.0.0.1:%d
+	kubernetes %s in-addr.arpa ip6.arpa {
+		kubeconfig %s
+		pods insecure
+		fallthrough in-addr.arpa ip6.arpa
+		ttl 30
+	}
+`, dnsPort, c.net.NodeIP, dnsReadyPort, clusterDomain, c.kubeconfigOf("dns"))
+	if len(c.net.Upstream) > 0 {
+		b.WriteString("\tforward .")
+		for _, u := range c.net.Upstream {
+			b.WriteString(" " + u)
+		}
+		b.WriteString(" {\n\t\tmax_concurrent 1000\n\t}\n")
+	}
+	b.WriteString("\tcache 30\n\tloadbalance\n}\n")
+	return b.Bytes()
+}
+
+func (c *Cluster) storageControllers() supervisor.Spec {
+	socket := c.storageSocket(compStorageControllers)
+	return supervisor.Spec{
+		Name: compStorageControllers, Path: c.bin("orlop-storage"), Netns: c.net.Netns,
+		Args: []string{"controllers", "--kubeconfig=" + c.kubeconfigOf("storage-controllers"),
+			"--http-socket=" + socket, "--leader-elect=false"},
+		After: []string{compAPIServer},
+		Ready: unixHTTP(socket, "/readyz"),
+	}
+}
+
+func (c *Cluster) storageNode() supervisor.Spec {
+	socket := c.storageSocket(compStorageNode)
+	return supervisor.Spec{
+		Name: compStorageNode, Path: c.bin("orlop-storage"), Netns: c.net.Netns,
+		Args: []string{"node", "--node-name=" + c.Node, "--kubelet-dir=" + c.kubeletDir(), "--pool=" + c.poolDir(),
+			"--cluster-id=" + c.state.ID, "--kubeconfig=" + c.kubeconfigOf("storage-node"), "--http-socket=" + socket},
+		After: []string{compAPIServer},
+		Ready: unixHTTP(socket, "/readyz"),
+		// It may be in the middle of mounting for the kubelet, which ends at the same time.
+		StopTimeout: 20 * time.Second,
+	}
+}

@@ -1,0 +1,10 @@
+// Package deploy holds the manifests of Orlop's storage: installed by users on a cluster of their own, and embedded by
+// the bundled one.
+package deploy
+
+import "embed"
+
+// Base are the manifests common to every cluster: namespace, roles, driver and storage class.
+//
+//go:embed base/*.yaml
+var Base embed.FS
