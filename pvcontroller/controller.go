@@ -68,6 +68,7 @@ type Controller struct {
 	informers    informerSet
 	reservations reservations
 	announced    announcer
+	recycling    recycling
 
 	claimQueue, volumeQueue, recycleQueue workqueue.TypedRateLimitingInterface[string]
 }

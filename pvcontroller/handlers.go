@@ -93,6 +93,7 @@ func (c *Controller) volumeAdded(pv *corev1.PersistentVolume) {
 func (c *Controller) volumeDeleted(pv *corev1.PersistentVolume) {
 	c.volumes.forget(pv.Name)
 	c.announced.forget(pv.UID)
+	c.recycling.forget(pv.UID)
 	c.enqueueIndexed(c.claimQueue.Add, c.informers.claims.GetIndexer(), claimByVolume, pv.Name)
 	if pv.Spec.ClaimRef != nil {
 		c.claimQueue.Add(claimKey(pv))

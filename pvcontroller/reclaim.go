@@ -29,7 +29,9 @@ func (c *Controller) release(ctx context.Context, pv *corev1.PersistentVolume) e
 		return c.fail(ctx, pv, reasonVolumeFailedDelete, fmt.Sprintf("no component deletes volumes of kind %s: remove the "+
 			"data and then this PersistentVolume by hand, or set its persistentVolumeReclaimPolicy to Retain", sourceKind(pv)))
 	case corev1.PersistentVolumeReclaimRecycle:
-		c.recycleQueue.Add(pv.Name)
+		if c.recycling.begin(pv) {
+			c.recycleQueue.Add(pv.Name)
+		}
 		return nil
 	default:
 		return c.fail(ctx, pv, reasonUnknownReclaimPolicy, fmt.Sprintf(

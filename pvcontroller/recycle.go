@@ -7,8 +7,10 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 )
 
 // ErrNotRecyclable is what a Recycler's error wraps when trying again is of no use: the volume is of a kind, or in a
@@ -23,6 +25,33 @@ type Recycler interface {
 	Recycle(ctx context.Context, pv *corev1.PersistentVolume) error
 }
 
+// recycling remembers which releases of which volumes the recycle queue has taken on, so that the events of a volume
+// neither hurry a retry that backs off nor begin again what is final. It is safe for concurrent use.
+type recycling struct {
+	mu sync.Mutex
+	of map[types.UID]types.UID // volume to the claim that released it
+}
+
+// begin tells whether a volume's release is news.
+func (r *recycling) begin(pv *corev1.PersistentVolume) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.of[pv.UID] == pv.Spec.ClaimRef.UID {
+		return false
+	}
+	if r.of == nil {
+		r.of = map[types.UID]types.UID{}
+	}
+	r.of[pv.UID] = pv.Spec.ClaimRef.UID
+	return true
+}
+
+func (r *recycling) forget(volume types.UID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.of, volume)
+}
+
 // recycle scrubs a released volume, given by its name, and makes it available again. It has a queue of its own
 // because it takes as long as there is data.
 func (c *Controller) recycle(ctx context.Context, name string) error {
@@ -33,6 +62,7 @@ func (c *Controller) recycle(ctx context.Context, name string) error {
 	}
 	if pv.Spec.PersistentVolumeReclaimPolicy != corev1.PersistentVolumeReclaimRecycle ||
 		pv.Spec.ClaimRef == nil || pv.Spec.ClaimRef.UID == "" {
+		c.recycling.forget(pv.UID)
 		return nil
 	}
 	claim, err := c.readClaim(ctx, pv.Spec.ClaimRef.Namespace, pv.Spec.ClaimRef.Name)
@@ -40,7 +70,8 @@ func (c *Controller) recycle(ctx context.Context, name string) error {
 		return err
 	}
 	if claim != nil && claim.UID == pv.Spec.ClaimRef.UID {
-		return nil // Not released, or a claim that chose another volume: unbinding is the volume's reconciliation.
+		c.recycling.forget(pv.UID)
+		return nil // The claim is there after all.
 	}
 	if claim == nil {
 		if users, err := c.usersOf(claimKey(pv)); err != nil {
@@ -66,7 +97,11 @@ func (c *Controller) recycle(ctx context.Context, name string) error {
 		return errors.Join(fmt.Errorf("recycle volume %s: %w", name, err), failErr)
 	}
 	c.announce(pv, corev1.EventTypeNormal, reasonVolumeRecycled, "volume recycled: it is empty and available again")
-	return c.unbind(ctx, pv)
+	if err := c.unbind(ctx, pv); err != nil {
+		return err
+	}
+	c.recycling.forget(pv.UID)
+	return nil
 }
 
 // usersOf names the unfinished pods that use a claim.

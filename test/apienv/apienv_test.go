@@ -56,6 +56,12 @@ func TestEnvironment(t *testing.T) {
 		t.Errorf("a user without a role read a claim: error %v, want Forbidden", err)
 	}
 
+	if out, err := e.Kubectl(t.Context(), "get", "pvc", "-n", ns, "-o", "name"); err != nil {
+		t.Error(err)
+	} else if out != "persistentvolumeclaim/data\n" {
+		t.Errorf("kubectl sees %q", out)
+	}
+
 	w, err := e.Client.CoreV1().PersistentVolumeClaims(ns).Watch(t.Context(),
 		metav1.ListOptions{ResourceVersion: claim.ResourceVersion})
 	if err != nil {

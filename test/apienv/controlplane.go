@@ -26,9 +26,9 @@ const (
 	portAttempts = 5
 )
 
-func (e *Env) startControlPlane(ctx context.Context, orlop string, o *options) error {
+func (e *Env) startControlPlane(ctx context.Context, o *options) error {
 	var etcdPort int
-	err := e.startOnPort(ctx, orlop, "etcd", "/health", func(port int) ([]string, error) {
+	err := e.startOnPort(ctx, "etcd", "/health", func(port int) ([]string, error) {
 		etcdPort = port
 		peer, err := freePort()
 		if err != nil {
@@ -51,7 +51,7 @@ func (e *Env) startControlPlane(ctx context.Context, orlop string, o *options) e
 		return err
 	}
 	var apiPort int
-	err = e.startOnPort(ctx, orlop, "kube-apiserver", "/readyz", func(port int) ([]string, error) {
+	err = e.startOnPort(ctx, "kube-apiserver", "/readyz", func(port int) ([]string, error) {
 		apiPort = port
 		return append([]string{
 			"--etcd-servers=https://" + address(etcdPort), "--etcd-cafile=" + e.pki.path("ca.crt"),
@@ -79,18 +79,18 @@ func (e *Env) startControlPlane(ctx context.Context, orlop string, o *options) e
 	return nil
 }
 
-func (e *Env) startControllerManager(ctx context.Context, orlop string, controllers []string) error {
-	return e.startClient(ctx, orlop, "kube-controller-manager", "system:kube-controller-manager",
+func (e *Env) startControllerManager(ctx context.Context, controllers []string) error {
+	return e.startClient(ctx, "kube-controller-manager", "system:kube-controller-manager",
 		"--controllers="+strings.Join(controllers, ","), "--use-service-account-credentials=false")
 }
 
-func (e *Env) startScheduler(ctx context.Context, orlop string) error {
-	return e.startClient(ctx, orlop, "kube-scheduler", "system:kube-scheduler")
+func (e *Env) startScheduler(ctx context.Context) error {
+	return e.startClient(ctx, "kube-scheduler", "system:kube-scheduler")
 }
 
 // startClient starts a component that is a client of the API server. It runs as system:masters: the bootstrap role
 // of kube-controller-manager alone does not cover its controllers when they share one identity.
-func (e *Env) startClient(ctx context.Context, orlop, component, user string, flags ...string) error {
+func (e *Env) startClient(ctx context.Context, component, user string, flags ...string) error {
 	config, err := e.User(user, "system:masters")
 	if err != nil {
 		return err
@@ -99,7 +99,7 @@ func (e *Env) startClient(ctx context.Context, orlop, component, user string, fl
 	if err != nil {
 		return err
 	}
-	return e.startOnPort(ctx, orlop, component, "/healthz", func(port int) ([]string, error) {
+	return e.startOnPort(ctx, component, "/healthz", func(port int) ([]string, error) {
 		return append([]string{
 			"--kubeconfig=" + kubeconfig, "--authentication-kubeconfig=" + kubeconfig,
 			"--authorization-kubeconfig=" + kubeconfig, "--leader-elect=false",
@@ -111,7 +111,7 @@ func (e *Env) startClient(ctx context.Context, orlop, component, user string, fl
 
 // startOnPort starts a component on a free port and waits until it answers 200 on path, or says why it does not.
 func (e *Env) startOnPort(
-	ctx context.Context, orlop, component, path string, flags func(port int) ([]string, error),
+	ctx context.Context, component, path string, flags func(port int) ([]string, error),
 ) error {
 	for attempt := 1; ; attempt++ {
 		port, err := freePort()
@@ -122,7 +122,7 @@ func (e *Env) startOnPort(
 		if err != nil {
 			return err
 		}
-		p, err := startProcess(component, filepath.Join(e.Dir, component+".log"), orlop,
+		p, err := startProcess(component, filepath.Join(e.Dir, component+".log"), e.orlop,
 			append([]string{component}, args...)...)
 		if err != nil {
 			return fmt.Errorf("apienv: start %s: %w", component, err)

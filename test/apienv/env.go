@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -30,6 +32,7 @@ type Env struct {
 	// Dir is the environment's temporary directory: certificates, etcd's data, and one log file a process.
 	Dir string
 
+	orlop string // the binary
 	pki   *pki
 	procs []*process
 }
@@ -112,7 +115,7 @@ func start(opts []Option) (_ *Env, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("apienv: %w", err)
 	}
-	e := &Env{Dir: dir}
+	e := &Env{Dir: dir, orlop: orlop}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, e.stop())
@@ -123,16 +126,16 @@ func start(opts []Option) (_ *Env, err error) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
-	if err := e.startControlPlane(ctx, orlop, &o); err != nil {
+	if err := e.startControlPlane(ctx, &o); err != nil {
 		return nil, err
 	}
 	if len(o.controllers) > 0 {
-		if err := e.startControllerManager(ctx, orlop, o.controllers); err != nil {
+		if err := e.startControllerManager(ctx, o.controllers); err != nil {
 			return nil, err
 		}
 	}
 	if o.scheduler {
-		if err := e.startScheduler(ctx, orlop); err != nil {
+		if err := e.startScheduler(ctx); err != nil {
 			return nil, err
 		}
 	}
@@ -160,6 +163,7 @@ func (e *Env) User(name string, groups ...string) (*rest.Config, error) {
 	return &rest.Config{
 		Host:            e.Config.Host,
 		QPS:             -1,
+		WarningHandler:  rest.NoWarnings{}, // tests use deprecated fields on purpose
 		TLSClientConfig: rest.TLSClientConfig{CAData: e.pki.caPEM, CertData: pair.cert, KeyData: pair.key},
 	}, nil
 }
@@ -186,6 +190,27 @@ func (e *Env) Kubeconfig(c *rest.Config) (string, error) {
 		return "", fmt.Errorf("apienv: write %s: %w", f.Name(), err)
 	}
 	return f.Name(), nil
+}
+
+// Kubectl runs `orlop kubectl` as an administrator and returns what it printed. Prefer Apply, which needs no process.
+func (e *Env) Kubectl(ctx context.Context, args ...string) (string, error) {
+	// The command takes the kubeconfig from a cluster's data directory, which Dir resembles this far.
+	kubeconfig := filepath.Join(e.Dir, "kubeconfig")
+	if _, err := os.Stat(kubeconfig); err != nil {
+		made, err := e.Kubeconfig(e.Config)
+		if err != nil {
+			return "", err
+		}
+		if err := os.Rename(made, kubeconfig); err != nil {
+			return "", fmt.Errorf("apienv: %w", err)
+		}
+	}
+	cmd := exec.CommandContext(ctx, e.orlop, append([]string{"kubectl", "--data-dir", e.Dir}, args...)...)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return string(out), fmt.Errorf("apienv: kubectl %s: %w: %s", strings.Join(args, " "), err, out)
+	}
+	return string(out), nil
 }
 
 // Namespace makes a namespace with a generated name and the default service account that pod admission asks for

@@ -9,7 +9,7 @@ import (
 
 func TestStaticPoolBindsTheSmallestThatFits(t *testing.T) {
 	w := newPVWorld(t)
-	runPVController(t, env.Config)
+	runPVController(t, pvConfig(t))
 	small, fit, big := w.createPV(w.pv("10m", "10M")), w.createPV(w.pv("1gi", "1Gi")), w.createPV(w.pv("3gi", "3Gi"))
 	for _, pv := range []*corev1.PersistentVolume{small, fit, big} {
 		w.untilPVPhase(pv.Name, corev1.VolumeAvailable)
@@ -83,7 +83,7 @@ func TestClaimWaitsForItsVolume(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := newPVWorld(t)
-			runPVController(t, env.Config)
+			runPVController(t, pvConfig(t))
 			wrong := w.createPV(w.pv("wrong", "1Gi", c.wrong))
 			w.untilPVPhase(wrong.Name, corev1.VolumeAvailable)
 			w.createClaim(w.claim("data", "1Gi", c.claim))
@@ -101,7 +101,7 @@ func TestClaimWaitsForItsVolume(t *testing.T) {
 
 func TestVolumeReservedForAClaim(t *testing.T) {
 	w := newPVWorld(t)
-	runPVController(t, env.Config)
+	runPVController(t, pvConfig(t))
 	smaller := w.createPV(w.pv("smaller", "1Gi"))
 	reserved := w.createPV(w.pv("reserved", "5Gi", func(pv *corev1.PersistentVolume) {
 		pv.Spec.ClaimRef = &corev1.ObjectReference{Namespace: w.ns, Name: "data"}
@@ -122,7 +122,7 @@ func TestVolumeReservedForAClaim(t *testing.T) {
 
 func TestClaimNamesItsVolume(t *testing.T) {
 	w := newPVWorld(t)
-	runPVController(t, env.Config)
+	runPVController(t, pvConfig(t))
 	name := w.ns + "-wanted"
 	claim := w.createClaim(w.claim("data", "1Gi", func(c *corev1.PersistentVolumeClaim) { c.Spec.VolumeName = name }))
 	w.untilEvent(claim, "FailedBinding", name, "does not exist")
