@@ -118,7 +118,7 @@ func (p *Pool) allocate(ctx context.Context, m Medium, dir *host.Root, capacity 
 		return err
 	}
 	if capacity > available {
-		if err := p.emptyTrash(ctx); err != nil {
+		if err := p.EmptyTrash(ctx); err != nil {
 			return err
 		}
 		if available, err = p.available(); err != nil {

@@ -109,8 +109,8 @@ func (p *Pool) noticeRubbish() {
 	}
 }
 
-// emptyTrash removes all that is in the trash. What cannot be removed does not keep the rest from being.
-func (p *Pool) emptyTrash(ctx context.Context) error {
+// EmptyTrash removes all that deleted volumes have left. What cannot be removed does not keep the rest from being.
+func (p *Pool) EmptyTrash(ctx context.Context) error {
 	names, err := p.root.Names(trashDir)
 	if err != nil {
 		return err

@@ -232,7 +232,7 @@ func (p *Pool) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-p.rubbish:
-			if err := p.emptyTrash(ctx); err != nil && ctx.Err() == nil {
+			if err := p.EmptyTrash(ctx); err != nil && ctx.Err() == nil {
 				klog.FromContext(ctx).Error(err, "Some deleted volumes still take room; trying again at the next deletion")
 			}
 		}
