@@ -1,0 +1,200 @@
+package main
+
+import (
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
+
+	"github.com/orlop-io/orlop/test/apienv"
+)
+
+// running is a Controllers that runs in the background.
+type running struct {
+	t      *testing.T
+	socket string
+	cancel context.CancelFunc
+	done   chan error
+}
+
+// startControllers runs the command as a script would, under the identity that the deployment gives it.
+func startControllers(t *testing.T, kubeconfig, name string, flags ...string) *running {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	r := &running{t: t, socket: filepath.Join(t.TempDir(), name), cancel: cancel, done: make(chan error, 1)}
+	cmd := newControllersCommand()
+	cmd.SetArgs(append([]string{"--kubeconfig", kubeconfig, "--http-socket", r.socket}, flags...))
+	go func() { r.done <- cmd.ExecuteContext(ctx) }()
+	t.Cleanup(func() {
+		if r.cancel != nil {
+			r.stop()
+		}
+	})
+	return r
+}
+
+func (r *running) stop() {
+	r.t.Helper()
+	r.cancel()
+	r.cancel = nil
+	if err := <-r.done; err != nil {
+		r.t.Error(err)
+	}
+}
+
+// get asks the HTTP socket. A socket that is not there yet is status 0.
+func (r *running) get(path string) (status int, body string) {
+	r.t.Helper()
+	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", r.socket)
+	}}
+	defer transport.CloseIdleConnections()
+	resp, err := (&http.Client{Transport: transport}).Get("http://controllers" + path)
+	if err != nil {
+		return 0, err.Error()
+	}
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	if err := resp.Body.Close(); err != nil {
+		r.t.Fatal(err)
+	}
+	return resp.StatusCode, string(b)
+}
+
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	err := wait.PollUntilContextTimeout(t.Context(), 50*time.Millisecond, time.Minute, true,
+		func(context.Context) (bool, error) { return ok(), nil })
+	if err != nil {
+		t.Fatalf("waiting until %s: %v", what, err)
+	}
+}
+
+// TestControllersTakeTurns runs two replicas: one works, the other one takes over as soon as the first has stopped.
+func TestControllersTakeTurns(t *testing.T) {
+	env := apienv.Start(t)
+	base := filepath.Join("..", "..", "deploy", "base")
+	err := env.Apply(t.Context(), filepath.Join(base, "namespace.yaml"), filepath.Join(base, "controllers-rbac.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	user, err := env.User("orlop:storage-controllers")
+	if err != nil {
+		t.Fatal(err)
+	}
+	kubeconfig, err := env.Kubeconfig(user)
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := startControllers(t, kubeconfig, "first")
+	eventually(t, "the first is ready", func() bool { status, _ := first.get("/readyz"); return status == http.StatusOK })
+	holder := ""
+	eventually(t, "the first holds the lease", func() bool { holder = leaseHolder(t, env); return holder != "" })
+	bindOne(t, env, "one")
+
+	second := startControllers(t, kubeconfig, "second")
+	eventually(t, "the second is ready", func() bool { status, _ := second.get("/readyz"); return status == http.StatusOK })
+	if got := leaseHolder(t, env); got != holder {
+		t.Errorf("%s took the lease from %s, which holds it", got, holder)
+	}
+	first.stop()
+	bindOne(t, env, "two")
+	if got := leaseHolder(t, env); got == holder || got == "" {
+		t.Errorf("the lease is held by %q after %q has stopped", got, holder)
+	}
+	if status, body := second.get("/metrics"); status != http.StatusOK ||
+		!strings.Contains(body, `orlop_pvcontroller_sync_duration_seconds_count{queue="claims",result="ok"}`) {
+		t.Errorf("metrics: %d %s", status, body)
+	}
+	second.stop()
+	if got := leaseHolder(t, env); got != "" {
+		t.Errorf("the lease is still held by %s after all have stopped", got)
+	}
+
+	alone := startControllers(t, kubeconfig, "alone", "--leader-elect=false")
+	bindOne(t, env, "three")
+	if got := leaseHolder(t, env); got != "" {
+		t.Errorf("without leader election the lease is held by %s", got)
+	}
+	alone.stop()
+}
+
+func leaseHolder(t *testing.T, env *apienv.Env) string {
+	t.Helper()
+	leases, err := env.Client.CoordinationV1().Leases("orlop-system").List(t.Context(), metav1.ListOptions{
+		FieldSelector: "metadata.name=orlop-storage-controllers"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range leases.Items {
+		if holder := leases.Items[i].Spec.HolderIdentity; holder != nil {
+			return *holder
+		}
+	}
+	return ""
+}
+
+// bindOne makes a volume and a claim and waits until they are bound.
+func bindOne(t *testing.T, env *apienv.Env, name string) {
+	t.Helper()
+	core, noClass := env.Client.CoreV1(), ""
+	size := corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Gi")}
+	modes := []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce}
+	_, err := core.PersistentVolumes().Create(t.Context(), &corev1.PersistentVolume{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec: corev1.PersistentVolumeSpec{
+			Capacity: size, AccessModes: modes,
+			PersistentVolumeSource: corev1.PersistentVolumeSource{
+				HostPath: &corev1.HostPathVolumeSource{Path: "/nonexistent"},
+			},
+		},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = core.PersistentVolumeClaims("default").Create(t.Context(), &corev1.PersistentVolumeClaim{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec: corev1.PersistentVolumeClaimSpec{
+			AccessModes: modes, StorageClassName: &noClass, Resources: corev1.VolumeResourceRequirements{Requests: size},
+		},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "claim "+name+" is bound", func() bool {
+		claim, err := core.PersistentVolumeClaims("default").Get(t.Context(), name, metav1.GetOptions{})
+		return err == nil && claim.Status.Phase == corev1.ClaimBound
+	})
+}
+
+func TestControllersRefuse(t *testing.T) {
+	for _, c := range []struct {
+		name, says string
+		flags      []string
+	}{
+		{"a kubeconfig that is not there", "--kubeconfig", []string{"--kubeconfig", "/nonexistent/kubeconfig"}},
+		{"no kubeconfig outside of a pod", "--kubeconfig is needed", nil},
+		{"no workers", "--workers is 0", []string{"--workers", "0"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Setenv("KUBERNETES_SERVICE_HOST", "")
+			cmd := newControllersCommand()
+			cmd.SetArgs(c.flags)
+			cmd.SilenceUsage, cmd.SilenceErrors = true, true
+			if err := cmd.ExecuteContext(t.Context()); err == nil || !strings.Contains(err.Error(), c.says) {
+				t.Errorf("error %v, want one that says %q", err, c.says)
+			}
+		})
+	}
+}
