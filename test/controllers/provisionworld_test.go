@@ -68,16 +68,7 @@ func (w *provisionWorld) node(name string) *provisionNode {
 	}
 	n.driver = csifake.New(w.driver, map[string]string{provisionTopology: n.name})
 	n.serve()
-	conn, err := csifake.Dial(n.socket)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	n.conn = conn
-	w.t.Cleanup(func() {
-		if err := conn.Close(); err != nil {
-			w.t.Error(err)
-		}
-	})
+	n.dial()
 	return n
 }
 
