@@ -13,7 +13,7 @@ LDFLAGS := -s -w \
 	-X $(KVERSION).gitVersion=$(KUBERNETES) -X $(KVERSION).gitMajor=$(KMAJOR) -X $(KVERSION).gitMinor=$(KMINOR) \
 	-X $(KVERSION).gitCommit= -X $(KVERSION).gitTreeState=clean
 
-GO_BUILD := go build -trimpath -ldflags
+GO_BUILD := go build -ldflags
 
 .PHONY: help
 help: ## Show this list

@@ -55,6 +55,15 @@ func (c *Cluster) bootstrap(ctx context.Context) error {
 	return nil
 }
 
+// nodeRegistered tells whether the node's object has an address.
+func (c *Cluster) nodeRegistered(ctx context.Context) error {
+	node, err := c.client.CoreV1().Nodes().Get(ctx, c.Node, metav1.GetOptions{})
+	if err == nil && len(node.Status.Addresses) == 0 {
+		err = fmt.Errorf("node %s has not reported its address", c.Node)
+	}
+	return err
+}
+
 // nodeReady tells whether the node is Ready, as said by the kubelet that runs now: what its predecessor reported is
 // still there for a while.
 func (c *Cluster) nodeReady(ctx context.Context) error {

@@ -66,7 +66,8 @@ func (c *Cluster) apiServer() supervisor.Spec {
 		"--proxy-client-cert-file="+c.creds.frontProxy, "--proxy-client-key-file="+c.creds.frontProxyKey,
 		"--profiling=false",
 	)
-	s.After = []string{compEtcd}
+	// It retries until etcd answers, and has much to do before it first asks.
+	s.Uses = []string{compEtcd}
 	s.Ready = c.probe.http(c.net.apiURL() + "/readyz")
 	return s
 }

@@ -1,16 +1,37 @@
 package cluster
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
 // ErrRunning says that another process runs the cluster of this data directory.
 var ErrRunning = errors.New("the cluster is already running")
+
+// acquireSoon is acquire for one who expects the holder to be ending: it tries until ctx ends or lockPatience is over.
+func acquireSoon(ctx context.Context, path string) (io.Closer, error) {
+	ctx, cancel := context.WithTimeout(ctx, lockPatience)
+	defer cancel()
+	for {
+		lock, err := acquire(path)
+		if !errors.Is(err, ErrRunning) {
+			return lock, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+const lockPatience = 5 * time.Second
 
 // acquire takes the lock at path for as long as the file is open; the kernel gives it back when the process ends,
 // however it ends.

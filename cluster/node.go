@@ -90,6 +90,8 @@ func (c *Cluster) kubeletConfig() map[string]any {
 func (c *Cluster) proxy() supervisor.Spec {
 	s := c.orlop(compProxy, "--config="+c.configFile("kube-proxy.yaml"))
 	s.After = []string{compAPIServer}
+	// It reads the node's address from the node's object and waits whole seconds between two looks.
+	s.Gate = c.nodeRegistered
 	s.Ready = c.probe.http(fmt.Sprintf("http://127.0.0.1:%d/healthz", proxyPort))
 	return s
 }

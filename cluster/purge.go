@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -11,9 +12,9 @@ import (
 
 // Purge removes a stopped cluster's data: what Orlop made in the data directory, and the directory itself when nothing
 // else is in it. cluster.json goes last, so that a purge that was cut short can be run again.
-func Purge(dataDir string) error {
+func Purge(ctx context.Context, dataDir string) error {
 	l := Layout{DataDir: dataDir}
-	lock, err := acquire(l.lockFile())
+	lock, err := acquireSoon(ctx, l.lockFile())
 	if err != nil {
 		return err
 	}

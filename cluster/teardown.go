@@ -36,7 +36,7 @@ func Teardown(ctx context.Context, dataDir, binDir string) error {
 		return err
 	}
 	l := Layout{DataDir: dataDir, BinDir: binDir, Node: state.Node}
-	lock, err := acquire(l.lockFile())
+	lock, err := acquireSoon(ctx, l.lockFile())
 	if err != nil {
 		return err
 	}

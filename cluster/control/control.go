@@ -30,19 +30,24 @@ type Source interface {
 	Wait(ctx context.Context, after uint64)
 }
 
-// Serve answers on the socket until ctx ends. A socket left by a killed predecessor is replaced: the caller holds the
-// data directory's lock.
-func Serve(ctx context.Context, socket string, source Source, stop func()) error {
+// Listen binds the socket, mode 0600. One left by a killed predecessor is replaced: the caller holds the data directory's
+// lock.
+func Listen(ctx context.Context, socket string) (net.Listener, error) {
 	if err := os.Remove(socket); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+		return nil, err
 	}
 	listener, err := (&net.ListenConfig{}).Listen(ctx, "unix", socket)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := os.Chmod(socket, 0o600); err != nil {
-		return errors.Join(err, listener.Close())
+		return nil, errors.Join(err, listener.Close())
 	}
+	return listener, nil
+}
+
+// Serve answers on the listener until ctx ends, and closes it.
+func Serve(ctx context.Context, listener net.Listener, source Source, stop func()) error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, r *http.Request) {
 		if after, err := strconv.ParseUint(r.URL.Query().Get("after"), 10, 64); err == nil {
@@ -66,7 +71,7 @@ func Serve(ctx context.Context, socket string, source Source, stop func()) error
 		return err
 	case <-ctx.Done():
 	}
-	err = server.Close()
+	err := server.Close()
 	if serr := <-served; !errors.Is(serr, http.ErrServerClosed) {
 		err = errors.Join(err, serr)
 	}

@@ -36,6 +36,10 @@ func (p *process) run(ctx, stopCtx context.Context) error {
 			p.enter(Stopped, "")
 			return nil
 		}
+		if err := p.poll(ctx, p.spec.Gate); err != nil {
+			p.enter(Stopped, "")
+			return nil
+		}
 		started := time.Now()
 		stopped, err := p.once(ctx, stopCtx)
 		if stopped {
@@ -94,24 +98,31 @@ func (p *process) once(ctx, stopCtx context.Context) (stopped bool, err error) {
 
 // pollReady returns when the process is ready, or ctx ends.
 func (p *process) pollReady(ctx context.Context, started time.Time) {
-	for p.spec.Ready != nil {
-		attempt, cancel := context.WithTimeout(ctx, time.Second)
-		err := p.spec.Ready(attempt)
-		cancel()
-		if err == nil {
-			break
-		}
-		if ctx.Err() != nil {
-			return
-		}
-		p.owner.update(p, func(s *Status) { s.Reason = err.Error() })
-		if !wait(ctx, PollInterval) {
-			return
-		}
+	if err := p.poll(ctx, p.spec.Ready); err != nil {
+		return
 	}
 	p.owner.update(p, func(s *Status) {
 		s.State, s.Since, s.Reason, s.Took = Ready, time.Now(), "", time.Since(started).Seconds()
 	})
+}
+
+// poll calls check until it returns nil, telling in the status why it did not. The error is ctx's.
+func (p *process) poll(ctx context.Context, check func(context.Context) error) error {
+	for check != nil {
+		attempt, cancel := context.WithTimeout(ctx, time.Second)
+		err := check(attempt)
+		cancel()
+		if err == nil {
+			break
+		}
+		if ctx.Err() == nil {
+			p.owner.update(p, func(s *Status) { s.Reason = err.Error() })
+		}
+		if !wait(ctx, PollInterval) {
+			return ctx.Err()
+		}
+	}
+	return nil
 }
 
 // stop waits for those that depend on the process, runs its PreStop, and ends it.

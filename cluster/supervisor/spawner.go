@@ -24,10 +24,7 @@ type spawnRequest struct {
 func newSpawner(netns string) (*spawner, error) {
 	s := &spawner{requests: make(chan spawnRequest)}
 	entered := make(chan error)
-	go func() {
-		// Never unlocked: when this goroutine returns, the runtime ends the thread rather than reuse it
-		// with a foreign namespace.
-		runtime.LockOSThread()
+	startOnOwnThread(func() {
 		if err := enterNetns(netns); err != nil {
 			entered <- err
 			return
@@ -36,7 +33,7 @@ func newSpawner(netns string) (*spawner, error) {
 		for r := range s.requests {
 			r.reply <- r.cmd.Start()
 		}
-	}()
+	})
 	return s, <-entered
 }
 
@@ -48,6 +45,26 @@ func (s *spawner) start(cmd *exec.Cmd) error {
 
 // close ends the thread, and with it every child still alive.
 func (s *spawner) close() { close(s.requests) }
+
+// startOnOwnThread runs fn on a thread that is locked to it and ends with it. It must not be the process's first: the
+// runtime cannot end that one, and /proc/self/net of the whole process would show its namespace ever after.
+func startOnOwnThread(fn func()) {
+	go func() {
+		runtime.LockOSThread()
+		if unix.Gettid() != unix.Getpid() {
+			fn()
+			return
+		}
+		other := make(chan struct{})
+		go func() {
+			runtime.LockOSThread() // for certain on another thread: the first is held by the goroutine above
+			close(other)
+			fn()
+		}()
+		<-other
+		runtime.UnlockOSThread()
+	}()
+}
 
 func enterNetns(path string) error {
 	if path == "" {

@@ -26,6 +26,13 @@ type Spec struct {
 	// reversed: this one ends before they are asked to.
 	After []string
 
+	// Uses names processes that this one needs as well, but waits for by itself: the start is not held up, the
+	// order of the stop is as with After.
+	Uses []string
+
+	// Gate, when not nil, is polled after that until it returns nil, and the process started only then.
+	Gate func(context.Context) error
+
 	// Ready says whether the process serves: nil when it does, otherwise why not. It is polled every
 	// PollInterval until it first returns nil, each time with a context of a second. A nil Ready
 	// means ready as soon as started.

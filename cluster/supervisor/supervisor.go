@@ -32,10 +32,10 @@ func New(specs []Spec, logDir string) (*Supervisor, error) {
 		if s.byName[spec.Name] != nil {
 			return nil, fmt.Errorf("process %s is described twice", spec.Name)
 		}
-		for _, name := range spec.After {
+		for _, name := range slices.Concat(spec.After, spec.Uses) {
 			// Demanding that it was described before also rules out cycles.
 			if s.byName[name] == nil {
-				return nil, fmt.Errorf("process %s comes after %s, which is not described before it", spec.Name, name)
+				return nil, fmt.Errorf("process %s needs %s, which is not described before it", spec.Name, name)
 			}
 		}
 		log, err := newLogFile(filepath.Join(logDir, spec.Name+".log"))
@@ -109,11 +109,31 @@ func (s *Supervisor) Wait(ctx context.Context, after uint64) {
 	}
 }
 
+// WaitReady blocks until the named process is ready, or ctx ends.
+func (s *Supervisor) WaitReady(ctx context.Context, name string) error {
+	p := s.byName[name]
+	if p == nil {
+		return fmt.Errorf("no process %s", name)
+	}
+	return s.waitAll(ctx, []*process{p}, Ready)
+}
+
+// Touch wakes those who Wait, for a change of something they report beside the processes.
+func (s *Supervisor) Touch() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.changedLocked()
+}
+
 // update changes p's status under the lock and wakes the waiters.
 func (s *Supervisor) update(p *process, change func(*Status)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	change(&p.status)
+	s.changedLocked()
+}
+
+func (s *Supervisor) changedLocked() {
 	s.version++
 	close(s.changed)
 	s.changed = make(chan struct{})
@@ -140,7 +160,7 @@ func (s *Supervisor) waitAll(ctx context.Context, processes []*process, states .
 	}
 }
 
-// dependencies and dependents of p, by its After and those of others.
+// dependencies are what p's start waits for.
 func (s *Supervisor) dependencies(p *process) []*process {
 	var out []*process
 	for _, name := range p.spec.After {
@@ -149,10 +169,11 @@ func (s *Supervisor) dependencies(p *process) []*process {
 	return out
 }
 
+// dependents are what p's stop waits for.
 func (s *Supervisor) dependents(p *process) []*process {
 	var out []*process
 	for _, q := range s.processes {
-		if slices.Contains(q.spec.After, p.spec.Name) {
+		if slices.Contains(q.spec.After, p.spec.Name) || slices.Contains(q.spec.Uses, p.spec.Name) {
 			out = append(out, q)
 		}
 	}

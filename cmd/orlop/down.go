@@ -51,6 +51,7 @@ func down(cmd *cobra.Command, l cluster.Layout, purge bool) error {
 	err := client.Stop(cmd.Context())
 	if err == nil {
 		view := newProgress(cmd.OutOrStdout())
+		view.stopping = true
 		_, err = follow(cmd.Context(), client, view, func(*cluster.Status) bool { return false })
 		view.done()
 	}
@@ -65,7 +66,7 @@ func down(cmd *cobra.Command, l cluster.Layout, purge bool) error {
 		fmt.Fprintf(cmd.OutOrStdout(), "The cluster in %s is stopped. Its data is kept: 'orlop up' brings it back.\n", l.DataDir)
 		return nil
 	}
-	if err := cluster.Purge(l.DataDir); err != nil {
+	if err := cluster.Purge(cmd.Context(), l.DataDir); err != nil {
 		return err
 	}
 	fmt.Fprintf(cmd.OutOrStdout(), "The cluster in %s is stopped and its data removed.\n", l.DataDir)

@@ -37,6 +37,7 @@ func follow(ctx context.Context, client *control.Client, view *progress, until f
 type progress struct {
 	out      io.Writer
 	terminal bool
+	stopping bool              // only what has stopped is news
 	painted  int               // lines that stand on the terminal
 	said     map[string]string // what was last printed of a component
 }
@@ -65,15 +66,15 @@ func (p *progress) show(s *cluster.Status) {
 
 func (p *progress) showPlain(s *cluster.Status) {
 	for _, c := range s.Components {
-		if c.State != supervisor.Ready && c.State != supervisor.Failed && c.State != supervisor.Stopped {
+		news := c.State == supervisor.Ready || c.State == supervisor.Failed
+		if p.stopping || s.Phase == cluster.PhaseStopping {
+			news = c.State == supervisor.Stopped
+		}
+		if !news {
 			continue
 		}
 		line := describe(c)
 		if p.said[c.Name] == line {
-			continue
-		}
-		// Never started, and never will be.
-		if c.State == supervisor.Stopped && p.said[c.Name] == "" && s.Phase != cluster.PhaseStopping {
 			continue
 		}
 		p.said[c.Name] = line

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/orlop-io/orlop/cluster"
 )
@@ -18,6 +19,8 @@ const defaultDataDir = "/var/lib/orlop"
 type options struct{ dataDir string }
 
 func newRootCommand() *cobra.Command {
+	// Kubernetes' packages put flags of theirs (--version) into the global set, which cobra would show as ours.
+	pflag.CommandLine = pflag.NewFlagSet(os.Args[0], pflag.ContinueOnError)
 	o := &options{}
 	root := &cobra.Command{
 		Use:   "orlop",

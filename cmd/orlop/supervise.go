@@ -73,13 +73,17 @@ func supervise(ctx context.Context, o *options, netns, plain *bool, logger *slog
 	if err != nil {
 		return err
 	}
+	listener, err := control.Listen(ctx, l.ControlSocket())
+	if err != nil {
+		return errors.Join(fmt.Errorf("control socket: %w", err), c.Close())
+	}
 	runCtx, stop := context.WithCancel(ctx)
 	defer stop()
 	// The socket outlives the run: it answers while the cluster stops.
 	serveCtx, stopServing := context.WithCancel(context.Background())
 	var group errgroup.Group
 	group.Go(func() error {
-		err := control.Serve(serveCtx, l.ControlSocket(), c, stop)
+		err := control.Serve(serveCtx, listener, c, stop)
 		if err != nil {
 			stop()
 			return fmt.Errorf("control socket: %w", err)
