@@ -118,7 +118,7 @@ func (c *Cluster) Close() error { return c.lock.Close() }
 func (c *Cluster) check(ctx context.Context) error {
 	var problems []preflight.Problem
 	c.facts, problems = preflight.Run(ctx, preflight.Options{
-		DataDir: c.DataDir, Ports: listenersOf(c.state.Netns), Netns: c.state.Netns,
+		DataDir: c.DataDir, Ports: listenersOf(c.state.Netns), Netns: c.state.Netns, Plain: c.state.Plain,
 	})
 	var errs []error
 	for _, p := range problems {

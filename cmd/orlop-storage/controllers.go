@@ -11,17 +11,14 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
-	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/kubernetes/scheme"
-	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
-	"k8s.io/client-go/tools/record"
 	"k8s.io/klog/v2"
 
 	"github.com/orlop-io/orlop/csi/host"
+	"github.com/orlop-io/orlop/provisioner"
 	"github.com/orlop-io/orlop/pvcontroller"
 )
 
@@ -52,8 +49,8 @@ func newControllersCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "controllers",
 		Short: "Bind claims to volumes, for the whole cluster",
-		Long: `Bind PersistentVolumeClaims to PersistentVolumes and carry out the reclaim policy of volumes
-whose claim is gone.
+		Long: `Bind PersistentVolumeClaims to PersistentVolumes, carry out the reclaim policy of volumes whose
+claim is gone, and choose a node for claims that do not wait for a pod.
 
 This takes the place of two controllers of kube-controller-manager, which must be off:
   --controllers=*,-persistentvolume-binder-controller,-persistentvolume-expander-controller
@@ -77,7 +74,7 @@ func (c *Controllers) Run(ctx context.Context) error {
 	if c.Workers < 1 {
 		return fmt.Errorf("--workers is %d: give at least 1", c.Workers)
 	}
-	config, err := c.clientConfig()
+	config, err := clientConfig(c.Kubeconfig, controllersName)
 	if err != nil {
 		return err
 	}
@@ -96,18 +93,29 @@ func (c *Controllers) Run(ctx context.Context) error {
 	factory := informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTransform(pvcontroller.Transform))
 	defer factory.Shutdown()
 	defer stopServing()
-	broadcaster := record.NewBroadcaster(record.WithContext(serve))
-	defer broadcaster.Shutdown()
-	broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: client.CoreV1().Events(corev1.NamespaceAll)})
+	recorder, stopRecording := newRecorder(ctx, client, controllersName)
+	defer stopRecording()
 
 	pv, err := pvcontroller.New(pvcontroller.Config{
 		Client: client, Informers: factory, Observe: observe, Logger: klog.Background().WithName("pvcontroller"),
-		Recorder: broadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: controllersName}),
+		Recorder: recorder,
 	})
 	if err != nil {
 		return err
 	}
-	work := func(ctx context.Context) error { return pv.Run(ctx, c.Workers) }
+	leader, err := provisioner.NewLeader(provisioner.LeaderConfig{
+		Client: client, Informers: factory, Recorder: recorder, Driver: localDriver, TopologyKey: localTopology,
+		Log: klog.Background().WithName("provisioner"),
+	})
+	if err != nil {
+		return err
+	}
+	work := func(ctx context.Context) error {
+		group, ctx := errgroup.WithContext(ctx)
+		group.Go(func() error { return pv.Run(ctx, c.Workers) })
+		group.Go(func() error { return leader.Run(ctx) })
+		return group.Wait()
+	}
 
 	factory.StartWithContext(serve)
 	var synced atomic.Bool
@@ -146,10 +154,10 @@ func (c *Controllers) Run(ctx context.Context) error {
 
 // clientConfig reads how to reach the API server. Nothing is throttled on this side: the API server shares out its
 // capacity by priority and fairness.
-func (c *Controllers) clientConfig() (*rest.Config, error) {
-	config, err := clientcmd.BuildConfigFromFlags("", c.Kubeconfig)
+func clientConfig(kubeconfig, agent string) (*rest.Config, error) {
+	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
 	if err != nil {
-		if c.Kubeconfig == "" {
+		if kubeconfig == "" {
 			return nil, fmt.Errorf("not in a pod, so --kubeconfig is needed: %w", err)
 		}
 		return nil, fmt.Errorf("--kubeconfig: %w", err)
@@ -158,7 +166,7 @@ func (c *Controllers) clientConfig() (*rest.Config, error) {
 	config.ContentType, config.AcceptContentTypes = protobuf, protobuf+",application/json"
 	// Deprecations in other people's volumes are not news for this log.
 	config.WarningHandler = rest.NoWarnings{}
-	return rest.AddUserAgent(config, controllersName), nil
+	return rest.AddUserAgent(config, agent), nil
 }
 
 // registerControllerMetrics returns what reports each reconciliation to the registry.

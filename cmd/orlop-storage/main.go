@@ -42,12 +42,13 @@ func newCommand() *cobra.Command {
 		Long: `orlop-storage gives the pods of a Kubernetes cluster volumes from the disks of its nodes,
 through the Container Storage Interface (CSI).
 
-Run "orlop-storage node" on every node that has disk space to give.`,
+Run "orlop-storage node" on every node that has disk space to give, and "orlop-storage controllers"
+once for the cluster.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		Args:          cobra.NoArgs,
 	}
-	cmd.AddCommand(newNodeCommand(), newVersionCommand())
+	cmd.AddCommand(newNodeCommand(), newControllersCommand(), newVersionCommand())
 	return cmd
 }
 

@@ -199,12 +199,3 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	group.Go(func() error { return n.provision(ctx, registry) })
 	return group.Wait()
 }
-
-// provision runs the provisioner of this node's volumes against the CSI socket. Without a kubeconfig there is none.
-func (n *Node) provision(ctx context.Context, _ prometheus.Registerer) error {
-	if n.Kubeconfig == "" {
-		klog.FromContext(ctx).Info("No kubeconfig is given: serving CSI alone")
-		return nil
-	}
-	return errors.New("--kubeconfig: this build has no provisioner")
-}
