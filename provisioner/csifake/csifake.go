@@ -39,6 +39,7 @@ type Driver struct {
 	volumes       map[string]*csi.CreateVolumeRequest
 	calls         []Call
 	before, after Hook
+	shrink        int64
 }
 
 // New makes a driver with topology: its volumes are accessible from the segments alone.
@@ -82,6 +83,13 @@ func (d *Driver) Before(hook Hook) { d.set(&d.before, hook) }
 
 // After is described at Before.
 func (d *Driver) After(hook Hook) { d.set(&d.after, hook) }
+
+// Shrink makes the driver answer with that many bytes fewer than requested.
+func (d *Driver) Shrink(bytes int64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.shrink = bytes
+}
 
 func (d *Driver) set(to *Hook, hook Hook) {
 	if hook == nil {
@@ -139,7 +147,9 @@ func (d *Driver) do(ctx context.Context, call Call, work func() error) error {
 
 // CreateVolume implements csi.ControllerServer.
 func (d *Driver) CreateVolume(ctx context.Context, r *csi.CreateVolumeRequest) (*csi.CreateVolumeResponse, error) {
+	var size int64
 	err := d.do(ctx, Call{"CreateVolume", r.GetName()}, func() error {
+		size = r.GetCapacityRange().GetRequiredBytes() - d.shrink
 		if old, found := d.volumes[r.GetName()]; found && !proto.Equal(old, r) {
 			return status.Errorf(codes.AlreadyExists, "volume %q exists and is different", r.GetName())
 		}
@@ -151,7 +161,7 @@ func (d *Driver) CreateVolume(ctx context.Context, r *csi.CreateVolumeRequest) (
 	}
 	return &csi.CreateVolumeResponse{Volume: &csi.Volume{
 		VolumeId:           id(r.GetName()),
-		CapacityBytes:      r.GetCapacityRange().GetRequiredBytes(),
+		CapacityBytes:      size,
 		AccessibleTopology: []*csi.Topology{{Segments: d.segments}},
 	}}, nil
 }

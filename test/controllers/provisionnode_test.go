@@ -149,13 +149,7 @@ func TestProvisionClaimDeletedMidCreateLeaksNothing(t *testing.T) {
 				stop()
 			}
 			w.deleteClaim("data")
-			w.until("the claim is gone", func() (string, error) {
-				list, err := w.client.CoreV1().PersistentVolumeClaims(w.ns).List(t.Context(), metav1.ListOptions{})
-				if err != nil || len(list.Items) == 0 {
-					return "", err
-				}
-				return "it is there", nil
-			})
+			w.until("the claim is gone", func() (string, error) { return w.present(claim) })
 			n.driver.After(nil)
 			if restart {
 				n.run(provisionFast)
@@ -185,6 +179,16 @@ func TestProvisionWithoutRoomHasThePodRescheduled(t *testing.T) {
 	n.driver.Before(nil)
 	w.annotate("data", provisionSelected, n.name)
 	w.untilClaimPhase("data", corev1.ClaimBound)
+}
+
+// present says that a claim exists, or nothing.
+func (w *provisionWorld) present(claim *corev1.PersistentVolumeClaim) (string, error) {
+	list, err := w.client.CoreV1().PersistentVolumeClaims(w.ns).List(w.t.Context(), metav1.ListOptions{
+		FieldSelector: "metadata.name=" + claim.Name})
+	if err != nil || len(list.Items) == 0 || list.Items[0].UID != claim.UID {
+		return "", err
+	}
+	return "it is there", nil
 }
 
 func (w *provisionWorld) annotate(claim, key, value string) {

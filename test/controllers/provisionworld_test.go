@@ -161,6 +161,8 @@ func (w *provisionWorld) untilNoPV(claim *corev1.PersistentVolumeClaim) {
 // compared with the role.
 type provisionWrites struct {
 	role string
+	// fault, if any, stands between the client and the API server.
+	fault func(next http.RoundTripper, r *http.Request) (*http.Response, error)
 
 	mu     sync.Mutex
 	writes map[string]int
@@ -172,7 +174,7 @@ func (c *provisionWrites) client(t *testing.T, config *rest.Config) kubernetes.I
 	config.Wrap(provisionCalls[c.role].wrap)
 	config.Wrap(func(next http.RoundTripper) http.RoundTripper {
 		return provisionTripper(func(r *http.Request) (*http.Response, error) {
-			resp, err := next.RoundTrip(r)
+			resp, err := c.send(next, r)
 			if err == nil && r.Method != http.MethodGet && resp.StatusCode < 300 && !strings.Contains(r.URL.Path, "/events") {
 				c.mu.Lock()
 				defer c.mu.Unlock()
@@ -193,6 +195,13 @@ func (c *provisionWrites) client(t *testing.T, config *rest.Config) kubernetes.I
 		t.Fatal(err)
 	}
 	return client
+}
+
+func (c *provisionWrites) send(next http.RoundTripper, r *http.Request) (*http.Response, error) {
+	if c.fault != nil {
+		return c.fault(next, r)
+	}
+	return next.RoundTrip(r)
 }
 
 func (c *provisionWrites) count(what string) int {
