@@ -125,8 +125,18 @@ func TestEgress(t *testing.T) {
 // dialFrom connects to a listener in the server's namespace and tells which address that listener saw.
 func dialFrom(t *testing.T, enter func(func() error) error, server *Network) string {
 	t.Helper()
+	return dialPort(t, enter, server, server.NodeAddr.String()+":0", netip.AddrPort{})
+}
+
+// dialPort is dialFrom with a given address to listen at, and to dial unless that is the same.
+func dialPort(t *testing.T, enter func(func() error) error, server *Network, at string, to netip.AddrPort) string {
+	t.Helper()
 	var l net.Listener
-	must(t, server.Enter(func() (err error) { l, err = net.Listen("tcp", server.NodeAddr.String()+":0"); return err }))
+	must(t, server.Enter(func() (err error) { l, err = net.Listen("tcp", at); return err }))
+	target := l.Addr().String()
+	if to.IsValid() {
+		target = to.String()
+	}
 	defer closeAll(t, l)
 	seen := make(chan string, 1)
 	go func() {
@@ -143,7 +153,7 @@ func dialFrom(t *testing.T, enter func(func() error) error, server *Network) str
 		seen <- host
 	}()
 	must(t, enter(func() error {
-		c, err := net.DialTimeout("tcp", l.Addr().String(), 10*time.Second)
+		c, err := net.DialTimeout("tcp", target, 10*time.Second)
 		if err != nil {
 			return err
 		}
