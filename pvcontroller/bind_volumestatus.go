@@ -7,8 +7,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// setVolumePhase sets a volume's phase, takes back what explained the one before, and returns the volume as it is then. As
-// the second write of a bind it says Bound.
+// setVolumePhase sets a volume's phase, takes back what explained the one before, and returns the volume as it is
+// then. As the second write of a bind it says Bound.
 func (c *Controller) setVolumePhase(
 	ctx context.Context, pv *corev1.PersistentVolume, phase corev1.PersistentVolumePhase,
 ) (*corev1.PersistentVolume, error) {

@@ -70,6 +70,7 @@ type Controller struct {
 	announced    announcer
 	recycling    recycling
 
+	// The queues exist while Run does, as do the handlers that fill them.
 	claimQueue, volumeQueue, recycleQueue workqueue.TypedRateLimitingInterface[string]
 }
 
@@ -104,9 +105,6 @@ func New(config Config) (*Controller, error) {
 			classes: config.Informers.Storage().V1().StorageClasses().Informer(),
 			pods:    core.Pods().Informer(),
 		},
-		claimQueue:   newQueue("claims"),
-		volumeQueue:  newQueue("volumes"),
-		recycleQueue: newQueue("recycle"),
 	}
 	if c.own == nil {
 		c.own = func(name string) bool { return strings.HasSuffix(name, ownProvisionerSuffix) }
@@ -136,6 +134,8 @@ func newQueue(name string) workqueue.TypedRateLimitingInterface[string] {
 //
 // Several controllers on one cluster are safe, but do each other's work over: use leader election.
 func (c *Controller) Run(ctx context.Context, workers int) error {
+	// Queues have goroutines, so they are made here and not in New.
+	c.claimQueue, c.volumeQueue, c.recycleQueue = newQueue("claims"), newQueue("volumes"), newQueue("recycle")
 	defer c.claimQueue.ShutDown()
 	defer c.volumeQueue.ShutDown()
 	defer c.recycleQueue.ShutDown()

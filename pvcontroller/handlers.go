@@ -1,8 +1,11 @@
 package pvcontroller
 
 import (
+	"maps"
+
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/client-go/tools/cache"
 	storagehelpers "k8s.io/component-helpers/storage/volume"
 )
@@ -29,8 +32,10 @@ func (c *Controller) addHandlers() (synced []cache.InformerSynced, remove func()
 		}},
 		{c.informers.volumes, cache.ResourceEventHandlerFuncs{
 			AddFunc: func(obj any) { handle(obj, c.volumeAdded) },
-			UpdateFunc: func(_, obj any) {
-				handle(obj, func(pv *corev1.PersistentVolume) { c.volumeQueue.Add(pv.Name) })
+			UpdateFunc: func(old, obj any) {
+				handle(old, func(old *corev1.PersistentVolume) {
+					handle(obj, func(pv *corev1.PersistentVolume) { c.volumeUpdated(old, pv) })
+				})
 			},
 			DeleteFunc: func(obj any) { handle(obj, c.volumeDeleted) },
 		}},
@@ -90,6 +95,28 @@ func (c *Controller) volumeAdded(pv *corev1.PersistentVolume) {
 	c.enqueueIndexed(c.claimQueue.Add, c.informers.claims.GetIndexer(), claimByVolume, pv.Name)
 }
 
+// volumeUpdated also wakes the claims that the volume may serve, if it did not serve them before.
+func (c *Controller) volumeUpdated(old, pv *corev1.PersistentVolume) {
+	c.volumeQueue.Add(pv.Name)
+	if pv.Status.Phase != corev1.VolumeAvailable || pv.Spec.ClaimRef != nil {
+		return
+	}
+	if old.Status.Phase == pv.Status.Phase && maps.Equal(old.Labels, pv.Labels) &&
+		equality.Semantic.DeepEqual(&old.Spec, &pv.Spec) {
+		return
+	}
+	claims, err := c.claims.byIndex(unboundByClass, storagehelpers.GetPersistentVolumeClass(pv))
+	if err != nil { // As in enqueueIndexed.
+		c.log.Error(err, "Cannot look up the claims that wait for a volume", "volume", pv.Name)
+		return
+	}
+	for _, claim := range claims {
+		if claim.Spec.VolumeName == "" && suits(pv, claim) == nil {
+			c.claimQueue.Add(keyOf(claim))
+		}
+	}
+}
+
 func (c *Controller) volumeDeleted(pv *corev1.PersistentVolume) {
 	c.volumes.forget(pv.Name)
 	c.announced.forget(pv.UID)
@@ -119,20 +146,6 @@ func (c *Controller) podChanged(pod *corev1.Pod) {
 			c.claimQueue.Add(key)
 		}
 	}
-}
-
-// enqueueClaimsFor wakes the claims that a volume which has become available may serve.
-func (c *Controller) enqueueClaimsFor(pv *corev1.PersistentVolume) error {
-	claims, err := c.claims.byIndex(unboundByClass, storagehelpers.GetPersistentVolumeClass(pv))
-	if err != nil {
-		return err
-	}
-	for _, claim := range claims {
-		if claim.Spec.VolumeName == "" && suits(pv, claim) == nil {
-			c.claimQueue.Add(keyOf(claim))
-		}
-	}
-	return nil
 }
 
 func (c *Controller) enqueueIndexed(add func(string), indexer cache.Indexer, index, value string) {

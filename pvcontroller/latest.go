@@ -41,6 +41,8 @@ func (l *latest[T]) get(key string) (T, bool, error) {
 	if !ok {
 		return zero, false, fmt.Errorf("cache of %T holds a %T under %q", zero, obj, key)
 	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	return l.overlay(key, cached), true, nil
 }
 
@@ -52,6 +54,8 @@ func (l *latest[T]) byIndex(index, value string) ([]T, error) {
 		return nil, err
 	}
 	out := make([]T, 0, len(objs))
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	for _, obj := range objs {
 		cached, ok := obj.(T)
 		if !ok {
@@ -63,10 +67,8 @@ func (l *latest[T]) byIndex(index, value string) ([]T, error) {
 }
 
 // overlay returns the newer one of what the informer cached and what was stored, and drops the latter once it is
-// not.
+// not. l.mu must be held.
 func (l *latest[T]) overlay(key string, cached T) T {
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	stored, ok := l.newer[key]
 	if !ok {
 		return cached

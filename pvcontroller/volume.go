@@ -64,7 +64,8 @@ func (c *Controller) claimOf(ctx context.Context, pv *corev1.PersistentVolume) (
 	return nil, nil
 }
 
-// makeAvailable offers a volume to all claims that it suits, or to the one it is reserved for.
+// makeAvailable offers a volume: to the claim it is reserved for, or to all that it suits. The latter hear of it by the
+// event of the changed phase.
 func (c *Controller) makeAvailable(ctx context.Context, pv *corev1.PersistentVolume) error {
 	pv, err := c.setVolumePhase(ctx, pv, corev1.VolumeAvailable)
 	if err != nil {
@@ -72,9 +73,8 @@ func (c *Controller) makeAvailable(ctx context.Context, pv *corev1.PersistentVol
 	}
 	if pv.Spec.ClaimRef != nil {
 		c.claimQueue.Add(claimKey(pv))
-		return nil
 	}
-	return c.enqueueClaimsFor(pv)
+	return nil
 }
 
 // unbind takes a bind back: the volume is available again. What an administrator reserved stays reserved.

@@ -142,7 +142,9 @@ func (w *pvWorld) createClaim(claim *corev1.PersistentVolumeClaim) *corev1.Persi
 }
 
 // createClass makes the world's storage class, which goes with the test.
-func (w *pvWorld) createClass(provisioner string, mode storagev1.VolumeBindingMode, edit ...func(*storagev1.StorageClass)) {
+func (w *pvWorld) createClass(
+	provisioner string, mode storagev1.VolumeBindingMode, edit ...func(*storagev1.StorageClass),
+) {
 	w.t.Helper()
 	class := &storagev1.StorageClass{
 		ObjectMeta:        metav1.ObjectMeta{Name: w.class},
@@ -165,7 +167,8 @@ func (w *pvWorld) createClass(provisioner string, mode storagev1.VolumeBindingMo
 
 func (w *pvWorld) deleteClaim(name string) {
 	w.t.Helper()
-	if err := w.client.CoreV1().PersistentVolumeClaims(w.ns).Delete(w.t.Context(), name, metav1.DeleteOptions{}); err != nil {
+	err := w.client.CoreV1().PersistentVolumeClaims(w.ns).Delete(w.t.Context(), name, metav1.DeleteOptions{})
+	if err != nil {
 		w.t.Fatalf("delete claim %s: %v", name, err)
 	}
 }

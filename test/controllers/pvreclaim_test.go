@@ -15,7 +15,9 @@ import (
 )
 
 // bound makes a volume and a claim that binds it, and returns both as they are then.
-func (w *pvWorld) bound(edit ...func(*corev1.PersistentVolume)) (*corev1.PersistentVolume, *corev1.PersistentVolumeClaim) {
+func (w *pvWorld) bound(edit ...func(*corev1.PersistentVolume)) (
+	*corev1.PersistentVolume, *corev1.PersistentVolumeClaim,
+) {
 	w.t.Helper()
 	pv := w.createPV(w.pv("pv", "1Gi", edit...))
 	w.createClaim(w.claim("data", "1Gi"))
