@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+
+	"github.com/orlop-io/orlop/cluster/file"
 )
 
 // CNIOptions describe a node's pod network.
@@ -115,15 +117,15 @@ func WriteCNI(dir string, opts CNIOptions) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("making the CNI directory: %w", err)
 	}
-	file := filepath.Join(dir, cniConfigFile)
-	old, err := os.ReadFile(file)
+	path := filepath.Join(dir, cniConfigFile)
+	old, err := os.ReadFile(path)
 	if err == nil && string(old) == string(content) {
 		return nil
 	}
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("reading the CNI configuration: %w", err)
 	}
-	if err := writeFileAtomic(file, content, 0o644); err != nil {
+	if err := file.Write(path, content, 0o644); err != nil {
 		return fmt.Errorf("writing the CNI configuration: %w", err)
 	}
 	return nil

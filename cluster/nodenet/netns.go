@@ -30,7 +30,7 @@ func lockHost(ctx context.Context) (unlock func() error, err error) {
 		if err == nil {
 			return dir.Close, nil
 		}
-		if err != unix.EWOULDBLOCK && err != unix.EINTR {
+		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
 			return nil, errors.Join(fmt.Errorf("locking %s: %w", netnsDir, err), dir.Close())
 		}
 		select {

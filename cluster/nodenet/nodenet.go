@@ -96,6 +96,7 @@ func hostInterface(name string) string {
 // as it is, connections included. The prefix in the state file is taken again if the host does not use it
 // otherwise by now; else a free one is chosen, so callers compare NodeAddr with what they issued certificates
 // for. Clusters that start side by side are kept apart by a lock on /run/netns, waited for until ctx is done.
+// "The host" is the network namespace of the calling thread.
 func Ensure(ctx context.Context, opts Options) (*Network, error) {
 	if !validName.MatchString(opts.Name) {
 		return nil, fmt.Errorf("network name %q: use lower-case letters, digits, dots and dashes, at most 63, "+

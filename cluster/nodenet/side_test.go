@@ -172,16 +172,22 @@ func addPod(t *testing.T, n *Network, podIP, gateway netip.Addr) *Network {
 	must(t, n.Enter(func() error {
 		attrs := netlink.NewLinkAttrs()
 		attrs.Name = "veth0"
-		if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "eth0", PeerNamespace: netlink.NsFd(int(ns.Fd()))}); err != nil {
+		pair := &netlink.Veth{LinkAttrs: attrs, PeerName: "eth0", PeerNamespace: netlink.NsFd(int(ns.Fd()))}
+		if err := netlink.LinkAdd(pair); err != nil {
 			return err
 		}
 		outer, err := netlink.LinkByName("veth0")
 		if err != nil {
 			return err
 		}
-		must(t, netlink.AddrAdd(outer, &netlink.Addr{IPNet: host32(gateway)}))
-		must(t, netlink.LinkSetUp(outer))
-		return netlink.RouteAdd(&netlink.Route{LinkIndex: outer.Attrs().Index, Dst: host32(podIP), Scope: netlink.SCOPE_LINK})
+		if err := netlink.AddrAdd(outer, &netlink.Addr{IPNet: host32(gateway)}); err != nil {
+			return err
+		}
+		if err := netlink.LinkSetUp(outer); err != nil {
+			return err
+		}
+		toPod := &netlink.Route{LinkIndex: outer.Attrs().Index, Dst: host32(podIP), Scope: netlink.SCOPE_LINK}
+		return netlink.RouteAdd(toPod)
 	}))
 	inner, err := netlink.NewHandleAt(netns.NsHandle(ns.Fd()))
 	must(t, err)

@@ -35,22 +35,22 @@ func checkKernel(_ context.Context, m machine, opts Options, facts *Facts) []Pro
 		}
 		return false
 	}
-	missing := func(feature, config, use string, fatal bool) {
+	missing := func(feature, config, use string) {
 		out = append(out, Problem{"kernel " + release, fmt.Sprintf("it has no %s (%s), which %s", feature, config, use),
-			"load the module with 'modprobe', or boot a kernel that has it", fatal})
+			"load the module with 'modprobe', or boot a kernel that has it", true})
 	}
 	if !hasFS("overlay") && m.module("overlay") != present {
-		missing("overlayfs", "CONFIG_OVERLAY_FS", "containers' files are on", true)
+		missing("overlayfs", "CONFIG_OVERLAY_FS", "containers' files are on")
 	}
 	if m.module("veth") == absent {
-		missing("veth driver", "CONFIG_VETH", "pods are connected by", true)
+		missing("veth driver", "CONFIG_VETH", "pods are connected by")
 	}
 	if !opts.Plain {
 		if !hasFS("ext4") && m.module("ext4") != present {
-			missing("ext4", "CONFIG_EXT4_FS", "volumes of StorageClass local are made with", true)
+			missing("ext4", "CONFIG_EXT4_FS", "volumes of StorageClass local are made with")
 		}
 		if _, err := os.Stat(m.path("dev/loop-control")); err != nil && m.module("loop") != present {
-			missing("loop devices", "CONFIG_BLK_DEV_LOOP", "volumes of StorageClass local are mounted by", true)
+			missing("loop devices", "CONFIG_BLK_DEV_LOOP", "volumes of StorageClass local are mounted by")
 		}
 	}
 	return out

@@ -17,7 +17,8 @@ import (
 func TestNothingWrong(t *testing.T) {
 	h := newFake(t)
 	facts, problems := h.run(t.Context(), Options{DataDir: "/var/lib/orlop", Ports: []int{6443}, MinFree: 1})
-	problems = slices.DeleteFunc(problems, func(p Problem) bool { return strings.Contains(p.Cause, "free") }) // of this machine's disk
+	// What this machine's own disk has free is no concern here.
+	problems = slices.DeleteFunc(problems, func(p Problem) bool { return strings.Contains(p.Cause, "free") })
 	if len(problems) != 0 {
 		t.Errorf("problems: %v", problems)
 	}
@@ -70,15 +71,19 @@ func TestBrokenHosts(t *testing.T) {
 			h.write("lib/modules/6.1.0-28-amd64/modules.builtin", "kernel/drivers/block/loop.ko\n")
 			h.write("lib/modules/6.1.0-28-amd64/modules.dep", "kernel/net/xveth.ko:\nkernel/a/veth.ko.d/b.ko:\n")
 		}, Options{}, true, []string{"CONFIG_VETH"}},
-		"no loop devices": {func(h *fakeHost) { h.remove("dev/loop-control") }, Options{}, true, []string{"CONFIG_BLK_DEV_LOOP"}},
-		"no ext4":         {func(h *fakeHost) { h.write("proc/filesystems", "nodev overlay\n") }, Options{}, true, []string{"CONFIG_EXT4_FS"}},
+		"no loop devices": {func(h *fakeHost) { h.remove("dev/loop-control") }, Options{}, true,
+			[]string{"CONFIG_BLK_DEV_LOOP"}},
+		"no ext4": {func(h *fakeHost) { h.write("proc/filesystems", "nodev overlay\n") }, Options{}, true,
+			[]string{"CONFIG_EXT4_FS"}},
 		"no network namespaces": {func(h *fakeHost) { h.remove("proc/self/ns") }, Options{}, true,
 			[]string{"CONFIG_NET_NS"}},
 		"no mkfs.ext4": {func(h *fakeHost) { h.remove("usr/sbin/mkfs.ext4") }, Options{}, true,
 			[]string{"mkfs.ext4", "apt-get install e2fsprogs"}},
 		"no mount": {func(h *fakeHost) { h.remove("usr/sbin/mount") }, Options{}, true, []string{"apt-get install mount"}},
-		"mount is not a program": {func(h *fakeHost) { h.remove("usr/sbin/mount"); h.write("usr/sbin/mount", "") }, Options{}, true,
-			[]string{"program mount"}},
+		"mount is not a program": {func(h *fakeHost) {
+			h.remove("usr/sbin/mount")
+			h.write("usr/sbin/mount", "")
+		}, Options{}, true, []string{"program mount"}},
 		"no nft, no iptables": {func(h *fakeHost) { h.remove("usr/sbin/nft") }, Options{}, true,
 			[]string{"nft is not installed", "apt-get install nftables"}},
 		"no nft": {func(h *fakeHost) { h.remove("usr/sbin/nft"); h.install("iptables", "") }, Options{}, false,
@@ -99,10 +104,14 @@ func TestBrokenHosts(t *testing.T) {
 		}, Options{}, false, []string{"filter FORWARD", "policy drop", "orl*"}},
 		"resolv.conf cannot be read": {func(h *fakeHost) { h.remove("etc/resolv.conf"); h.write("etc/resolv.conf/x", "") },
 			Options{}, false, []string{"resolvers"}},
-		"relative data directory":    {func(*fakeHost) {}, Options{DataDir: "data"}, true, []string{"data directory data", "absolute"}},
-		"data directory is a file":   {func(h *fakeHost) { h.write("data", "") }, Options{DataDir: "/data"}, true, []string{"not a directory"}},
-		"data directory in a file":   {func(h *fakeHost) { h.write("data", "") }, Options{DataDir: "/data/x"}, true, []string{"not a directory"}},
-		"not the room that is asked": {func(*fakeHost) {}, Options{DataDir: "/data", MinFree: 1 << 62}, true, []string{"are needed", "make room"}},
+		"relative data directory": {func(*fakeHost) {}, Options{DataDir: "data"}, true,
+			[]string{"data directory data", "absolute"}},
+		"data directory is a file": {func(h *fakeHost) { h.write("data", "") }, Options{DataDir: "/data"}, true,
+			[]string{"not a directory"}},
+		"data directory in a file": {func(h *fakeHost) { h.write("data", "") }, Options{DataDir: "/data/x"}, true,
+			[]string{"not a directory"}},
+		"not the room that is asked": {func(*fakeHost) {}, Options{DataDir: "/data", MinFree: 1 << 62}, true,
+			[]string{"are needed", "make room"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := newFake(t)
@@ -130,7 +139,9 @@ func TestModule(t *testing.T) {
 	h.write("lib/modules/6.1.0-28-amd64/modules.builtin", "kernel/drivers/block/loop.ko\n")
 	h.write("lib/modules/6.1.0-28-amd64/modules.dep", "kernel/drivers/net/veth.ko.xz: kernel/x/y.ko\nkernel/z.ko: kernel/dep.ko\n")
 	h.write("sys/module/overlay/refcnt", "1")
-	for name, want := range map[string]knowledge{"loop": present, "veth": present, "overlay": present, "dep": absent, "eth": absent} {
+	for name, want := range map[string]knowledge{
+		"loop": present, "veth": present, "overlay": present, "dep": absent, "eth": absent,
+	} {
 		if got := h.module(name); got != want {
 			t.Errorf("module %s: %v, want %v", name, got, want)
 		}
@@ -153,7 +164,8 @@ garbage
 	h.write("proc/200/cmdline", "")
 	h.write("proc/200/comm", "kworker\n")
 
-	_, problems := h.run(t.Context(), Options{Ports: []int{10250, 6443, 2379, 10249, 10257}}) // 10250 = 280A is connected only
+	// 10250, in hexadecimal 280A, is connected and not listened on.
+	_, problems := h.run(t.Context(), Options{Ports: []int{10250, 6443, 2379, 10249, 10257}})
 	var got []string
 	for _, p := range problems {
 		got = append(got, p.Error())

@@ -105,8 +105,8 @@ func checkProxy(ctx context.Context, m machine, _ Options, facts *Facts) []Probl
 	}
 	if len(dropping) > 0 {
 		out = append(out, Problem{"firewall", "the host drops forwarded packets (nftables chain " +
-			strings.Join(dropping, ", ") + " has policy drop)", "pods may reach nothing outside: accept what comes from and goes " +
-			"to the interfaces orl* and veth* there", false})
+			strings.Join(dropping, ", ") + " has policy drop)", "pods may reach nothing outside: accept what comes " +
+			"from and goes to the interfaces orl* and veth* there", false})
 	}
 	return out
 }
