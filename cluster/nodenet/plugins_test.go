@@ -21,54 +21,48 @@ func TestPlugins(t *testing.T) {
 			t.Skipf("needs the CNI plugins, see 'make build': %v", err)
 		}
 	}
-	for _, byNode := range []bool{false, true} {
-		t.Run(fmt.Sprintf("NodeMasquerade=%v", byNode), func(t *testing.T) {
-			n := ensure(t, newTestNet(t))
-			defer remove(t, n)
-			world := ensure(t, newTestNet(t))
-			defer remove(t, world)
-			opts := CNIOptions{
-				PodCIDR: netip.MustParsePrefix("198.19.9.0/24"), DataDir: t.TempDir(), MTU: 1400, NodeMasquerade: byNode,
-			}
-			confDir := t.TempDir()
-			must(t, WriteCNI(confDir, opts))
-			if byNode {
-				must(t, n.Enter(func() error { return EnsurePodMasquerade(n.Name, opts.PodCIDR) }))
-			}
-			one, two := addSandbox(t, n, "one"), addSandbox(t, n, "two")
-			const hostPort = 30080
-			firstIP := runPlugins(t, n, one, confDir, "ADD", hostPort)
-			secondIP := runPlugins(t, n, two, confDir, "ADD", 0)
-			if !opts.PodCIDR.Contains(firstIP) || firstIP == secondIP {
-				t.Fatalf("the pods have %v and %v", firstIP, secondIP)
-			}
+	n := ensure(t, newTestNet(t))
+	defer remove(t, n)
+	world := ensure(t, newTestNet(t))
+	defer remove(t, world)
+	opts := CNIOptions{
+		PodCIDR: netip.MustParsePrefix("198.19.9.0/24"), DataDir: t.TempDir(), MTU: 1400,
+	}
+	confDir := t.TempDir()
+	must(t, WriteCNI(confDir, opts))
+	must(t, n.Enter(func() error { return EnsurePodMasquerade(n.Name, opts.PodCIDR) }))
+	one, two := addSandbox(t, n, "one"), addSandbox(t, n, "two")
+	const hostPort = 30080
+	firstIP := runPlugins(t, n, one, confDir, "ADD", hostPort)
+	secondIP := runPlugins(t, n, two, confDir, "ADD", 0)
+	if !opts.PodCIDR.Contains(firstIP) || firstIP == secondIP {
+		t.Fatalf("the pods have %v and %v", firstIP, secondIP)
+	}
 
-			if from := dialFrom(t, one.Enter, world); from != world.HostAddr.String() {
-				t.Errorf("the outside sees a pod as %s, want %s", from, world.HostAddr)
-			}
-			if from := dialFrom(t, one.Enter, n); from != firstIP.String() {
-				t.Errorf("the node sees a pod as %s, want %s", from, firstIP)
-			}
-			two.NodeAddr = secondIP
-			if from := dialFrom(t, one.Enter, two); from != firstIP.String() {
-				t.Errorf("a pod sees another as %s, want %s", from, firstIP)
-			}
-			if from := dialFrom(t, n.Enter, two); from == "" {
-				t.Error("the node cannot reach a pod")
-			}
-			one.NodeAddr = firstIP
-			if from := dialPort(t, two.Enter, one, ":80", netip.AddrPortFrom(n.NodeAddr, hostPort)); from != secondIP.String() {
-				t.Errorf("by the host port a pod sees another as %s, want %s", from, secondIP)
-			}
-			if from := dialPort(t, world.Enter, one, ":80", netip.AddrPortFrom(n.NodeAddr, hostPort)); from == "" {
-				t.Error("the outside cannot reach the host port")
-			}
-			runPlugins(t, n, one, confDir, "DEL", hostPort)
-			runPlugins(t, n, two, confDir, "DEL", 0)
-			if leases, err := filepath.Glob(filepath.Join(opts.DataDir, "orlop", "198.*")); err != nil || len(leases) != 0 {
-				t.Errorf("addresses are still leased: %v, %v", leases, err)
-			}
-		})
+	if from := dialFrom(t, one.Enter, world); from != world.HostAddr.String() {
+		t.Errorf("the outside sees a pod as %s, want %s", from, world.HostAddr)
+	}
+	if from := dialFrom(t, one.Enter, n); from != firstIP.String() {
+		t.Errorf("the node sees a pod as %s, want %s", from, firstIP)
+	}
+	two.NodeAddr = secondIP
+	if from := dialFrom(t, one.Enter, two); from != firstIP.String() {
+		t.Errorf("a pod sees another as %s, want %s", from, firstIP)
+	}
+	if from := dialFrom(t, n.Enter, two); from == "" {
+		t.Error("the node cannot reach a pod")
+	}
+	one.NodeAddr = firstIP
+	if from := dialPort(t, two.Enter, one, ":80", netip.AddrPortFrom(n.NodeAddr, hostPort)); from != secondIP.String() {
+		t.Errorf("by the host port a pod sees another as %s, want %s", from, secondIP)
+	}
+	if from := dialPort(t, world.Enter, one, ":80", netip.AddrPortFrom(n.NodeAddr, hostPort)); from == "" {
+		t.Error("the outside cannot reach the host port")
+	}
+	runPlugins(t, n, one, confDir, "DEL", hostPort)
+	runPlugins(t, n, two, confDir, "DEL", 0)
+	if leases, err := filepath.Glob(filepath.Join(opts.DataDir, "orlop", "198.*")); err != nil || len(leases) != 0 {
+		t.Errorf("addresses are still leased: %v, %v", leases, err)
 	}
 }
 

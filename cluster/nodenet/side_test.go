@@ -247,7 +247,7 @@ func TestWriteCNI(t *testing.T) {
 	must(t, err)
 	content, err := os.ReadFile(file)
 	must(t, err)
-	for _, want := range []string{`"cniVersion": "1.0.0"`, `"type": "ptp"`, `"mtu": 1450`, `"ipMasq": true`, `"ipMasqBackend": "nftables"`,
+	for _, want := range []string{`"cniVersion": "1.0.0"`, `"type": "ptp"`, `"mtu": 1450`, `"ipMasq": false`,
 		`"subnet": "198.19.0.0/24"`, `"dst": "0.0.0.0/0"`, `"dataDir": "/data/ipam"`, `"portMappings": true`,
 		`"backend": "nftables"`} {
 		if !strings.Contains(string(content), want) {
@@ -260,12 +260,12 @@ func TestWriteCNI(t *testing.T) {
 	if !os.SameFile(first, second) {
 		t.Error("an unchanged file was written again")
 	}
-	opts.Backend, opts.NodeMasquerade = "iptables", true
+	opts.Backend = "iptables"
 	must(t, WriteCNI(dir, opts))
 	content, err = os.ReadFile(file)
 	must(t, err)
-	if !strings.Contains(string(content), `"ipMasq": false`) || strings.Contains(string(content), "ipMasqBackend") {
-		t.Errorf("with NodeMasquerade ptp masquerades as well:\n%s", content)
+	if !strings.Contains(string(content), `"backend": "iptables"`) {
+		t.Errorf("the backend is not the one given:\n%s", content)
 	}
 	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 1 {
 		t.Errorf("the directory holds %v, %v; want one file", entries, err)

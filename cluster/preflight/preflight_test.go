@@ -98,7 +98,7 @@ func TestBrokenHosts(t *testing.T) {
 		}, Options{}, false, []string{"5.10.0-33-amd64 is older than 5.13.0"}},
 		"kernel without nftables": {func(h *fakeHost) {
 			h.firewall = func() ([]string, error) { return nil, unix.EPROTONOSUPPORT }
-		}, Options{}, true, []string{"the kernel has no nftables", "protocol not supported"}},
+		}, Options{}, true, []string{"6.1.0-28-amd64: it has no nftables", "protocol not supported", "modprobe nf_tables"}},
 		"a firewall that drops": {func(h *fakeHost) {
 			h.firewall = func() ([]string, error) { return []string{"filter FORWARD"}, nil }
 		}, Options{}, false, []string{"filter FORWARD", "policy drop", "orl*"}},

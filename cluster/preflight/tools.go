@@ -88,8 +88,12 @@ func parseVersion(s string) (version, bool) {
 
 // checkProxy chooses kube-proxy's mode. checkKernel has run.
 func checkProxy(ctx context.Context, m machine, _ Options, facts *Facts) []Problem {
-	dropping, noNFT := m.firewall()
-	cause := m.noNFTables(ctx, facts.Kernel, noNFT)
+	dropping, err := m.firewall()
+	if err != nil {
+		return []Problem{{"kernel " + facts.Kernel, fmt.Sprintf("it has no nftables (CONFIG_NF_TABLES: %v), which "+
+			"masquerades pods", err), "load the module with 'modprobe nf_tables', or boot a kernel that has it", true}}
+	}
+	cause := m.noNFTables(ctx, facts.Kernel)
 	if cause == "" {
 		facts.KubeProxyMode = "nftables"
 	} else {
@@ -112,12 +116,9 @@ func checkProxy(ctx context.Context, m machine, _ Options, facts *Facts) []Probl
 }
 
 // noNFTables says why kube-proxy's nftables mode would not work; empty when it would.
-func (m machine) noNFTables(ctx context.Context, release string, kernelErr error) string {
+func (m machine) noNFTables(ctx context.Context, release string) string {
 	if v, ok := parseVersion(release); ok && v.less(minKernel) {
 		return fmt.Sprintf("kernel %s is older than %s, which kube-proxy needs for nftables", release, minKernel)
-	}
-	if kernelErr != nil {
-		return fmt.Sprintf("the kernel has no nftables (%v)", kernelErr)
 	}
 	nft := m.tool("nft")
 	if nft == "" {
