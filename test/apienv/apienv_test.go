@@ -1,6 +1,7 @@
 package apienv
 
 import (
+	"errors"
 	"os"
 	"strings"
 	"syscall"
@@ -86,7 +87,7 @@ func TestEnvironment(t *testing.T) {
 		t.Errorf("%d processes ran, want etcd, API server, controller manager and scheduler", len(procs))
 	}
 	for _, p := range procs {
-		if err := syscall.Kill(p.cmd.Process.Pid, 0); err != syscall.ESRCH {
+		if err := syscall.Kill(p.cmd.Process.Pid, 0); !errors.Is(err, syscall.ESRCH) {
 			t.Errorf("%s (pid %d) is still there: %v", p.name, p.cmd.Process.Pid, err)
 		}
 	}

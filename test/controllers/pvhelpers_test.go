@@ -43,7 +43,7 @@ func newPVWorld(t *testing.T) *pvWorld {
 }
 
 // runPVController runs a controller until the returned function is called, or the test ends.
-func runPVController(t *testing.T, config *rest.Config, edit ...func(*pvcontroller.Config)) (stop func()) {
+func runPVController(t testing.TB, config *rest.Config, edit ...func(*pvcontroller.Config)) (stop func()) {
 	t.Helper()
 	client, err := kubernetes.NewForConfig(config)
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/orlop-io/orlop/pvcontroller"
@@ -193,10 +194,10 @@ func TestClaimLosesItsVolume(t *testing.T) {
 	w.until("the volume is gone, its protection taken off again if it came back", func() (string, error) {
 		_, err := w.client.CoreV1().PersistentVolumes().Patch(t.Context(), pv.Name, "application/merge-patch+json",
 			[]byte(`{"metadata":{"finalizers":null}}`), metav1.PatchOptions{})
-		if err == nil {
-			return "still there", nil
+		if apierrors.IsNotFound(err) {
+			return "", nil
 		}
-		return "", nil
+		return "it is still there", err
 	})
 	lost := w.untilClaimPhase("data", corev1.ClaimLost)
 	if lost.Status.Capacity != nil {
