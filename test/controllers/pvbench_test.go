@@ -7,7 +7,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
-	"k8s.io/client-go/rest"
 	"k8s.io/klog/v2"
 
 	"golang.org/x/sync/errgroup"
@@ -33,12 +32,7 @@ func BenchmarkBind(b *testing.B) {
 		}},
 	} {
 		b.Run(c.name, func(b *testing.B) {
-			ns := env.Namespace(b)
-			w := &pvWorld{client: env.Client, ns: ns, class: "class-" + ns}
-			config, err := controllersConfig()
-			if err != nil {
-				b.Fatal(err)
-			}
+			w, config := newPVWorld(b), pvConfig(b)
 			claims := make([]*corev1.PersistentVolumeClaim, b.N)
 			inParallel(b, b.N, func(i int) (err error) {
 				claims[i], err = w.client.CoreV1().PersistentVolumeClaims(w.ns).Create(b.Context(),
@@ -50,7 +44,7 @@ func BenchmarkBind(b *testing.B) {
 				b.Fatal(err)
 			}
 			defer watcher.Stop()
-			stop := runPVController(b, rest.CopyConfig(config), func(c *pvcontroller.Config) { c.Logger = klog.Logger{} })
+			stop := runPVController(b, config, func(c *pvcontroller.Config) { c.Logger = klog.Logger{} })
 			b.ResetTimer()
 			inParallel(b, b.N, func(i int) error {
 				_, err := w.client.CoreV1().PersistentVolumes().Create(b.Context(), c.pv(w, claims[i]), metav1.CreateOptions{})

@@ -28,7 +28,7 @@ const patience = 90 * time.Second
 
 // pvWorld is one test's part of the shared API server: a namespace, a storage class and a label of its own.
 type pvWorld struct {
-	t      *testing.T
+	t      testing.TB
 	client kubernetes.Interface
 	ns     string
 	class  string
@@ -36,7 +36,7 @@ type pvWorld struct {
 
 // newPVWorld makes a world whose class is named after its namespace. The class object itself is not made: static
 // volumes need none.
-func newPVWorld(t *testing.T) *pvWorld {
+func newPVWorld(t testing.TB) *pvWorld {
 	t.Helper()
 	ns := env.Namespace(t)
 	return &pvWorld{t: t, client: env.Client, ns: ns, class: "class-" + ns}

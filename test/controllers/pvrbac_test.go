@@ -39,7 +39,7 @@ var controllersConfig = sync.OnceValues(func() (*rest.Config, error) {
 })
 
 // pvConfig returns a copy of controllersConfig.
-func pvConfig(t *testing.T) *rest.Config {
+func pvConfig(t testing.TB) *rest.Config {
 	t.Helper()
 	config, err := controllersConfig()
 	if err != nil {
