@@ -1,6 +1,7 @@
 package preflight
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,7 +18,11 @@ const allCapabilities = "000001ffffffffff"
 
 func newFake(t *testing.T) *fakeHost {
 	t.Helper()
-	h := &fakeHost{t: t, machine: machine{root: t.TempDir(), firewall: func() ([]string, error) { return nil, nil }}}
+	h := &fakeHost{t: t, machine: machine{
+		root:     t.TempDir(),
+		firewall: func() ([]string, error) { return nil, nil },
+		pause:    func(context.Context) error { return nil },
+	}}
 	h.write("proc/self/status", "Name:\torlop\nCapPrm:\t0\nCapEff:\t"+allCapabilities+"\nCapBnd:\t0\n")
 	h.write("proc/self/mountinfo", "30 1 0:30 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n")
 	h.write("proc/self/ns/net", "")

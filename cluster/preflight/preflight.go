@@ -2,7 +2,7 @@
 //
 // [Run] gathers facts that the cluster's configuration depends on, and the problems that would otherwise show as
 // an obscure failure of some component a minute later. It changes nothing on the host, asks no network, and takes
-// a few milliseconds, for it runs at every start.
+// a few milliseconds, for it runs at every start, unless processes of the cluster's last run are still ending.
 package preflight
 
 import (
@@ -20,7 +20,7 @@ import (
 
 // Options say what the cluster to be started needs.
 type Options struct {
-	// DataDir is the cluster's data directory, which need not exist yet.
+	// DataDir is the cluster's data directory, which need not exist yet. The caller holds its lock.
 	DataDir string
 	// MinFree is the free space in bytes without which the cluster is not started; 0 takes 1 GiB.
 	MinFree uint64
@@ -78,10 +78,11 @@ type machine struct {
 	euid int
 	// firewall tells whether the kernel has nftables, and the forwarding chains that drop what no rule accepts.
 	firewall func() (dropping []string, err error)
+	pause    func(context.Context) error
 }
 
 func host() machine {
-	return machine{root: "/", euid: os.Geteuid(), firewall: readFirewall}
+	return machine{root: "/", euid: os.Geteuid(), firewall: readFirewall, pause: pause}
 }
 
 func (m machine) path(elem ...string) string {
