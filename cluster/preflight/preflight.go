@@ -97,8 +97,8 @@ func (m machine) read(name string) (string, error) {
 // check is one look at the host: it fills in facts and returns problems.
 type check func(ctx context.Context, m machine, opts Options, facts *Facts) []Problem
 
+// checks run in this order; checkPrivileges goes before them all.
 var checks = []check{
-	checkPrivileges,
 	checkDataDir,
 	checkPorts,
 	checkCgroups,
@@ -110,7 +110,10 @@ var checks = []check{
 
 func (m machine) run(ctx context.Context, opts Options) (Facts, []Problem) {
 	var facts Facts
-	var problems []Problem
+	problems := checkPrivileges(ctx, m, opts, &facts)
+	if len(problems) > 0 {
+		return facts, problems // what the other checks may not do they would blame on the host
+	}
 	for _, c := range checks {
 		if err := ctx.Err(); err != nil {
 			problems = append(problems, Problem{

@@ -60,7 +60,10 @@ func TestBrokenHosts(t *testing.T) {
 		fatal   bool
 		parts   []string
 	}{
-		"not root": {func(h *fakeHost) { h.euid = 1000 }, Options{}, true, []string{"uid 1000", "sudo"}},
+		"not root": {func(h *fakeHost) {
+			h.euid = 1000
+			h.firewall = func() ([]string, error) { return nil, unix.EPERM }
+		}, Options{}, true, []string{"uid 1000", "sudo"}},
 		"capabilities": {func(h *fakeHost) { h.write("proc/self/status", "CapEff:\t000001ffffdfefff\n") }, Options{}, true,
 			[]string{"CAP_NET_ADMIN, CAP_SYS_ADMIN", "privileged"}},
 		"no cgroups": {func(h *fakeHost) { h.write("proc/self/mountinfo", "") }, Options{}, true,
