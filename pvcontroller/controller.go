@@ -141,6 +141,9 @@ func (c *Controller) Run(ctx context.Context, workers int) error {
 	defer c.recycleQueue.ShutDown()
 	synced, remove, err := c.addHandlers()
 	defer remove()
+	if ctx.Err() != nil {
+		return nil // The informers may have stopped already.
+	}
 	if err != nil {
 		return fmt.Errorf("pvcontroller: watch: %w", err)
 	}

@@ -154,6 +154,9 @@ func (w *pvWorld) phases() (string, error) {
 				return "", err
 			}
 			if err == nil && claim.UID == ref.UID {
+				if claim.Spec.VolumeName != pv.Name {
+					return fmt.Sprintf("volume %s belongs to claim %s, which names %q", pv.Name, claim.Name, claim.Spec.VolumeName), nil
+				}
 				want = corev1.VolumeBound
 			}
 		}
