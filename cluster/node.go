@@ -40,6 +40,8 @@ func (c *Cluster) containerd() supervisor.Spec {
 		Env:     []string{"PATH=" + c.BinDir + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
 		Ready:   c.runtimeReady,
 		PreStop: c.stopPods,
+		// Importing the sandbox image on a busy disk takes more than a look does.
+		ProbeTimeout: 30 * time.Second,
 	}
 }
 

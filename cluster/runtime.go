@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
@@ -37,9 +36,6 @@ func (c *Cluster) runtimeReady(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// Importing may take longer than a probe has.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
-	defer cancel()
 	_, err = images.EnsurePause(ctx, c.ContainerdSocket(), c.bin("pause"))
 	return err
 }

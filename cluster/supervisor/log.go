@@ -3,23 +3,23 @@ package supervisor
 import (
 	"bytes"
 	"io"
-	"os"
+	"slices"
 	"sync"
-
-	"gopkg.in/natefinch/lumberjack.v2"
 )
 
-// Rotation of a component's log: what is kept of one is at most (logBackups+1) × logMegabytes.
+// Rotation of a component's log: what is kept of one is at most (logBackups+1) × logBytes.
 const (
-	logMegabytes = 20
-	logBackups   = 3
-	tailLines    = 12
-	maxLine      = 4096
+	logBytes   = 20 << 20
+	logBackups = 3
+	tailLines  = 12
+	maxLine    = 4096
 )
 
-// logFile is a rotated log which remembers its last lines.
+// logFile is a rotated log which remembers its last lines. Writes are the one copying goroutine's; last may be called
+// beside them.
 type logFile struct {
-	rotated *lumberjack.Logger
+	path string
+	file *rotated
 
 	mu      sync.Mutex
 	tail    []string
@@ -28,22 +28,18 @@ type logFile struct {
 
 var _ io.WriteCloser = (*logFile)(nil)
 
-// newLogFile opens the log at path with mode 0600: components' logs can quote what users wrote.
 func newLogFile(path string) (*logFile, error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	file, err := openRotated(path, logBytes, logBackups)
 	if err != nil {
 		return nil, err
 	}
-	if err := f.Close(); err != nil {
-		return nil, err
-	}
-	return &logFile{rotated: &lumberjack.Logger{Filename: path, MaxSize: logMegabytes, MaxBackups: logBackups}}, nil
+	return &logFile{path: path, file: file}, nil
 }
 
 // Write appends to the file. A failure to write (a full disk) is swallowed on purpose: an error here would end
 // the copying, and with its pipe unread the component would stand still.
 func (l *logFile) Write(p []byte) (int, error) {
-	_, _ = l.rotated.Write(p)
+	_, _ = l.file.Write(p)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.partial = append(l.partial, p...)
@@ -59,16 +55,31 @@ func (l *logFile) Write(p []byte) (int, error) {
 		l.partial = l.partial[:maxLine]
 	}
 	if n := len(l.tail) - tailLines; n > 0 {
-		l.tail = append([]string(nil), l.tail[n:]...)
+		l.tail = slices.Clone(l.tail[n:])
 	}
 	return len(p), nil
 }
 
-// last returns the last lines written.
+// last returns the last lines written, the one that has no end yet among them: a process that dies in the middle of a
+// line has said what it could.
 func (l *logFile) last() []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return append([]string(nil), l.tail...)
+	lines := slices.Clone(l.tail)
+	if len(l.partial) > 0 {
+		lines = append(lines, string(l.partial))
+	}
+	return lines[max(0, len(lines)-tailLines):]
 }
 
-func (l *logFile) Close() error { return l.rotated.Close() }
+// endLine ends a line that its process left open: what its successor writes is another.
+func (l *logFile) endLine() {
+	l.mu.Lock()
+	open := len(l.partial) > 0
+	l.mu.Unlock()
+	if open {
+		_, _ = l.Write([]byte{'\n'})
+	}
+}
+
+func (l *logFile) Close() error { return l.file.Close() }

@@ -23,8 +23,11 @@ func newProcess(owner *Supervisor, spec Spec, log *logFile) *process {
 	if spec.StopTimeout == 0 {
 		spec.StopTimeout = DefaultStopTimeout
 	}
+	if spec.ProbeTimeout == 0 {
+		spec.ProbeTimeout = DefaultProbeTimeout
+	}
 	return &process{owner: owner, spec: spec, log: log, status: Status{
-		Name: spec.Name, State: Waiting, Since: time.Now(), Log: log.rotated.Filename,
+		Name: spec.Name, State: Waiting, Since: time.Now(), Log: log.path,
 	}}
 }
 
@@ -42,6 +45,7 @@ func (p *process) run(ctx, stopCtx context.Context) error {
 		}
 		started := time.Now()
 		stopped, err := p.once(ctx, stopCtx)
+		p.log.endLine()
 		if stopped {
 			return err
 		}
@@ -109,7 +113,7 @@ func (p *process) pollReady(ctx context.Context, started time.Time) {
 // poll calls check until it returns nil, telling in the status why it did not. The error is ctx's.
 func (p *process) poll(ctx context.Context, check func(context.Context) error) error {
 	for check != nil {
-		attempt, cancel := context.WithTimeout(ctx, time.Second)
+		attempt, cancel := context.WithTimeout(ctx, p.spec.ProbeTimeout)
 		err := check(attempt)
 		cancel()
 		if err == nil {
@@ -174,7 +178,8 @@ func (p *process) enter(state State, reason string) {
 func exitReason(err error) error {
 	var exit *exec.ExitError
 	switch {
-	case err == nil:
+	case err == nil, errors.Is(err, exec.ErrWaitDelay):
+		// The latter: it ended well, and a child of it still holds the log open.
 		return errors.New("ended by itself with status 0")
 	case errors.As(err, &exit) && exit.Sys().(syscall.WaitStatus).Signaled():
 		return fmt.Errorf("was ended by signal %q", exit.Sys().(syscall.WaitStatus).Signal())

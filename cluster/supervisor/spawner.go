@@ -3,9 +3,10 @@ package supervisor
 import (
 	"fmt"
 	"os/exec"
-	"runtime"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/orlop-io/orlop/cluster/osthread"
 )
 
 // spawner starts processes from one operating-system thread of its own. Two things of a child belong to the
@@ -24,7 +25,7 @@ type spawnRequest struct {
 func newSpawner(netns string) (*spawner, error) {
 	s := &spawner{requests: make(chan spawnRequest)}
 	entered := make(chan error)
-	startOnOwnThread(func() {
+	osthread.Start(func() {
 		if err := enterNetns(netns); err != nil {
 			entered <- err
 			return
@@ -45,26 +46,6 @@ func (s *spawner) start(cmd *exec.Cmd) error {
 
 // close ends the thread, and with it every child still alive.
 func (s *spawner) close() { close(s.requests) }
-
-// startOnOwnThread runs fn on a thread that is locked to it and ends with it. It must not be the process's first: the
-// runtime cannot end that one, and /proc/self/net of the whole process would show its namespace ever after.
-func startOnOwnThread(fn func()) {
-	go func() {
-		runtime.LockOSThread()
-		if unix.Gettid() != unix.Getpid() {
-			fn()
-			return
-		}
-		other := make(chan struct{})
-		go func() {
-			runtime.LockOSThread() // for certain on another thread: the first is held by the goroutine above
-			close(other)
-			fn()
-		}()
-		<-other
-		runtime.UnlockOSThread()
-	}()
-}
 
 func enterNetns(path string) error {
 	if path == "" {

@@ -34,9 +34,11 @@ type Spec struct {
 	Gate func(context.Context) error
 
 	// Ready says whether the process serves: nil when it does, otherwise why not. It is polled every
-	// PollInterval until it first returns nil, each time with a context of a second. A nil Ready
+	// PollInterval until it first returns nil, each time with a context of ProbeTimeout. A nil Ready
 	// means ready as soon as started.
 	Ready func(context.Context) error
+
+	ProbeTimeout time.Duration // how long one call of Gate or Ready may take; 0 means DefaultProbeTimeout
 
 	// PreStop runs before the process is asked to end, when all that depend on it have ended. It is given
 	// the stop's context.
@@ -47,6 +49,9 @@ type Spec struct {
 
 // PollInterval is how often readiness is asked for.
 const PollInterval = 100 * time.Millisecond
+
+// DefaultProbeTimeout is how long one look at a process may take.
+const DefaultProbeTimeout = time.Second
 
 // DefaultStopTimeout is how long a process has to end by itself.
 const DefaultStopTimeout = 10 * time.Second
@@ -77,10 +82,10 @@ type Status struct {
 	State    State     `json:"state"`
 	PID      int       `json:"pid,omitempty"`
 	Restarts int       `json:"restarts"`
-	Since    time.Time `json:"since"`            // when the state was entered
-	Reason   string    `json:"reason,omitempty"` // why it is not ready, or why it last ended
-	Log      string    `json:"log"`              // its log file
-	LastLog  []string  `json:"lastLog,omitempty"`
+	Since    time.Time `json:"since"`                  // when the state was entered
+	Reason   string    `json:"reason,omitempty"`       // why it is not ready, or why it last ended
+	Log      string    `json:"log"`                    // its log file
+	LastLog  []string  `json:"lastLog,omitempty"`      // of a process that is not ready
 	Took     float64   `json:"readySeconds,omitempty"` // from start to ready, in seconds
 }
 

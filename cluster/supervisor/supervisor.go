@@ -21,13 +21,19 @@ type Supervisor struct {
 	changed chan struct{} // closed and replaced at each change of any status
 }
 
-// New checks the specs (unique names, known and acyclic dependencies) and opens a log file for each in logDir.
-func New(specs []Spec, logDir string) (*Supervisor, error) {
+// New checks the specs (unique names, known and acyclic dependencies) and opens a log file for each in logDir, which Run
+// closes.
+func New(specs []Spec, logDir string) (_ *Supervisor, err error) {
 	s := &Supervisor{
 		byName:   map[string]*process{},
 		spawners: map[string]*spawner{},
 		changed:  make(chan struct{}),
 	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.closeLogs())
+		}
+	}()
 	for _, spec := range specs {
 		if s.byName[spec.Name] != nil {
 			return nil, fmt.Errorf("process %s is described twice", spec.Name)
@@ -40,7 +46,7 @@ func New(specs []Spec, logDir string) (*Supervisor, error) {
 		}
 		log, err := newLogFile(filepath.Join(logDir, spec.Name+".log"))
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("log of %s: %w", spec.Name, err)
 		}
 		p := newProcess(s, spec, log)
 		s.processes = append(s.processes, p)
@@ -57,7 +63,8 @@ func (s *Supervisor) Run(ctx, stopCtx context.Context) error {
 		if s.spawners[p.spec.Netns] == nil {
 			sp, err := newSpawner(p.spec.Netns)
 			if err != nil {
-				return err
+				s.closeSpawners()
+				return errors.Join(err, s.closeLogs())
 			}
 			s.spawners[p.spec.Netns] = sp
 		}
@@ -68,9 +75,18 @@ func (s *Supervisor) Run(ctx, stopCtx context.Context) error {
 		wg.Go(func() { errs[i] = p.run(ctx, stopCtx) })
 	}
 	wg.Wait()
+	s.closeSpawners()
+	return errors.Join(errors.Join(errs...), s.closeLogs())
+}
+
+func (s *Supervisor) closeSpawners() {
 	for _, sp := range s.spawners {
 		sp.close()
 	}
+}
+
+func (s *Supervisor) closeLogs() error {
+	var errs []error
 	for _, p := range s.processes {
 		errs = append(errs, p.log.Close())
 	}
@@ -85,7 +101,9 @@ func (s *Supervisor) Status() ([]Status, uint64) {
 	statuses := make([]Status, len(s.processes))
 	for i, p := range s.processes {
 		statuses[i] = p.status
-		if p.status.State == Failed || p.status.State == Starting {
+		switch p.status.State {
+		case Ready, Stopping, Stopped:
+		case Waiting, Starting, Failed:
 			statuses[i].LastLog = p.log.last()
 		}
 	}
