@@ -28,7 +28,9 @@ type driverClient struct {
 }
 
 // call makes one CSI call and returns its error unchanged: its code is protocol.
-func call[T any](ctx context.Context, d *driverClient, operation string, f func(context.Context) (T, error)) (T, error) {
+func call[T any](
+	ctx context.Context, d *driverClient, operation string, f func(context.Context) (T, error),
+) (T, error) {
 	ctx, cancel := context.WithTimeout(ctx, d.timeout)
 	defer cancel()
 	start := time.Now()

@@ -39,16 +39,24 @@ type LeaderConfig struct {
 	Workers int
 	// RetryBase and RetryLimit bound the exponential backoff. Defaults DefaultRetryBase and DefaultRetryLimit.
 	RetryBase, RetryLimit time.Duration
+	// Grace is how long a node may be without the driver before the claims that wait for it are told. Default
+	// DefaultGrace.
+	Grace time.Duration
 }
 
-// Leader selects nodes for a node-local driver's claims that bind at once, takes selections of nodes that are gone back,
-// and tells of volumes whose node is gone. It makes no CSI calls. One of it runs in a cluster at a time; a second one
-// does no harm, since every write fails if the object has changed. Make it with NewLeader; Run it once.
+// DefaultGrace is longer than a new node takes to register its drivers.
+const DefaultGrace = 15 * time.Second
+
+// Leader selects nodes for a node-local driver's claims that bind at once or whose pod was given a node without the
+// scheduler, takes selections of nodes that are gone back, and tells of volumes whose node is gone. It makes no CSI
+// calls. One of it runs in a cluster at a time; a second one does no harm, since every write fails if the object has
+// changed. Make it with NewLeader; Run it once.
 type Leader struct {
 	config LeaderConfig
 	log    klog.Logger
 
-	claimInformer, volumeInformer, classInformer, nodeInformer, csiNodeInformer, capacityInformer cache.SharedIndexInformer
+	claimInformer, volumeInformer, podInformer, classInformer cache.SharedIndexInformer
+	nodeInformer, csiNodeInformer, capacityInformer           cache.SharedIndexInformer
 
 	claims     corelisters.PersistentVolumeClaimLister
 	volumes    corelisters.PersistentVolumeLister
@@ -65,12 +73,14 @@ type Leader struct {
 	mu sync.Mutex
 	// waiting are the claims that no node suits at present.
 	waiting map[claimKey]bool
-	// assumed are the selections that may not have come back through the informer yet.
+	// assumed are the selections made here whose volume has not come back through the informer yet.
 	assumed map[types.UID]string
 	// refused are the nodes that handed a claim back.
 	refused map[types.UID]map[string]bool
-	// told are the PersistentVolumes about which an Event was written.
+	// told are the PersistentVolumes and claims about which an Event was written that is not repeated.
 	told map[types.UID]bool
+	// driverless are the claims whose selected node lacks the driver, with the time that was first seen.
+	driverless map[types.UID]time.Time
 }
 
 // NewLeader checks the configuration and asks the factory for its informers. It starts nothing.
@@ -90,11 +100,13 @@ func NewLeader(config LeaderConfig) (*Leader, error) {
 	orDefault(&config.Workers, DefaultWorkers)
 	orDefault(&config.RetryBase, DefaultRetryBase)
 	orDefault(&config.RetryLimit, DefaultRetryLimit)
+	orDefault(&config.Grace, DefaultGrace)
 	core, storage := config.Informers.Core().V1(), config.Informers.Storage().V1()
 	l := &Leader{
 		config: config, log: config.Log.WithValues("driver", config.Driver),
 		claimInformer:    core.PersistentVolumeClaims().Informer(),
 		volumeInformer:   core.PersistentVolumes().Informer(),
+		podInformer:      core.Pods().Informer(),
 		classInformer:    storage.StorageClasses().Informer(),
 		nodeInformer:     core.Nodes().Informer(),
 		csiNodeInformer:  storage.CSINodes().Informer(),
@@ -109,14 +121,16 @@ func NewLeader(config LeaderConfig) (*Leader, error) {
 		assumed:          make(map[types.UID]string),
 		refused:          make(map[types.UID]map[string]bool),
 		told:             make(map[types.UID]bool),
+		driverless:       make(map[types.UID]time.Time),
 	}
 	return l, l.addIndexes()
 }
 
-// Names of the indexes of pending claims by selected node, and of the driver's PersistentVolumes by node. The informers
-// are shared, so the driver's name keeps two Leaders apart.
+// Names of the indexes of pending claims by selected node, of the driver's PersistentVolumes by node, and of pods that
+// have a node by claim. The informers are shared, so the driver's name keeps two Leaders apart.
 func (l *Leader) claimIndex() string  { return "provisioner/" + l.config.Driver + "/selected-node" }
 func (l *Leader) volumeIndex() string { return "provisioner/" + l.config.Driver + "/node" }
+func (l *Leader) podIndex() string    { return "provisioner/" + l.config.Driver + "/placed-pod" }
 
 func (l *Leader) addIndexes() error {
 	return errors.Join(
@@ -133,6 +147,13 @@ func (l *Leader) addIndexes() error {
 				return nil, nil
 			}
 			return affinityValues(pv, l.config.TopologyKey), nil
+		}}),
+		l.podInformer.AddIndexers(cache.Indexers{l.podIndex(): func(object any) ([]string, error) {
+			pod, ok := object.(*corev1.Pod)
+			if !ok {
+				return nil, nil
+			}
+			return claimsOfPlacedPod(pod), nil
 		}}),
 	)
 }

@@ -2,14 +2,12 @@ package provisioner
 
 import (
 	"context"
-	"fmt"
-	"maps"
 	"slices"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	volumehelper "k8s.io/component-helpers/storage/volume"
 )
@@ -37,18 +35,25 @@ func (l *Leader) syncClaim(ctx context.Context, key claimKey) error {
 	if selected := claim.Annotations[annSelectedNode]; selected != "" {
 		return l.checkSelection(ctx, claim, selected)
 	}
-	if lateBinding(class) {
-		return nil
+	if !lateBinding(class) {
+		return l.selectNode(ctx, claim, class)
 	}
-	return l.selectNode(ctx, claim, class)
+	node, err := l.nodeOfPod(claim)
+	if err != nil || node == "" {
+		return err
+	}
+	return ignoreNotFound(patchSelectedNode(ctx, l.config.Client, claim, &node))
 }
 
 // checkSelection takes the selection of a node back that no longer exists, which nobody else would ever do: the
 // scheduler keeps to a selection, and the node's own provisioner is gone with the node.
 func (l *Leader) checkSelection(ctx context.Context, claim *corev1.PersistentVolumeClaim, node string) error {
 	gone, err := l.isGone(node)
-	if err != nil || !gone {
+	if err != nil {
 		return err
+	}
+	if !gone {
+		return l.checkDriver(claim, node)
 	}
 	if err := patchSelectedNode(ctx, l.config.Client, claim, nil); err != nil {
 		return ignoreNotFound(err)
@@ -56,6 +61,40 @@ func (l *Leader) checkSelection(ctx context.Context, claim *corev1.PersistentVol
 	l.config.Recorder.Eventf(claim, corev1.EventTypeNormal, ReasonSelectedNodeGone,
 		"node %s, which was to hold the volume, is gone; another one will be selected", node)
 	return nil
+}
+
+// checkDriver tells a claim that its node has no driver: that may be about to start, so it gets some time.
+func (l *Leader) checkDriver(claim *corev1.PersistentVolumeClaim, node string) error {
+	csiNode, err := l.csiNodes.Get(node)
+	if ignoreNotFound(err) != nil {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err == nil && hasDriver(csiNode, l.config.Driver) {
+		delete(l.driverless, claim.UID)
+		return nil
+	}
+	since, seen := l.driverless[claim.UID]
+	if !seen {
+		since = time.Now()
+		l.driverless[claim.UID] = since
+	}
+	if left := l.config.Grace - time.Since(since); left > 0 {
+		l.claimQueue.AddAfter(keyOf(claim), left)
+		return nil
+	}
+	if !l.told[claim.UID] {
+		l.told[claim.UID] = true
+		l.config.Recorder.Eventf(claim, corev1.EventTypeWarning, ReasonProvisioningFailed,
+			"the selected node %s does not run driver %s, so nobody can make the volume; start the driver there, or "+
+				"keep the pod away from that node and remove the annotation %s", node, l.config.Driver, annSelectedNode)
+	}
+	return nil
+}
+
+func hasDriver(node *storagev1.CSINode, driver string) bool {
+	return slices.ContainsFunc(node.Spec.Drivers, func(d storagev1.CSINodeDriver) bool { return d.Name == driver })
 }
 
 // isGone says whether there is no Node of that name. The cache is good enough: what follows from an error, a second
@@ -137,126 +176,6 @@ func (l *Leader) assign(
 	}
 	l.assumed[claim.UID] = node
 	return node, "", nil
-}
-
-// candidates lists the nodes that have the driver. l.mu must be held.
-func (l *Leader) candidates(class string) ([]candidate, error) {
-	csiNodes, err := l.csiNodes.List(labels.Everything())
-	if err != nil {
-		return nil, err
-	}
-	assumed := make(map[string]int, len(l.assumed))
-	for node := range maps.Values(l.assumed) {
-		assumed[node]++
-	}
-	capacities, err := l.capacities.List(labels.Everything())
-	if err != nil {
-		return nil, err
-	}
-	var out []candidate
-	for _, csiNode := range csiNodes {
-		if !slices.ContainsFunc(csiNode.Spec.Drivers, func(d storagev1.CSINodeDriver) bool {
-			return d.Name == l.config.Driver
-		}) {
-			continue
-		}
-		node, err := l.nodes.Get(csiNode.Name)
-		if apierrors.IsNotFound(err) {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		pending, err := l.claimInformer.GetIndexer().IndexKeys(l.claimIndex(), node.Name)
-		if err != nil {
-			return nil, err
-		}
-		made, err := l.volumeInformer.GetIndexer().IndexKeys(l.volumeIndex(), node.Name)
-		if err != nil {
-			return nil, err
-		}
-		free, err := freeCapacity(capacities, class, node)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, candidate{node: node, claims: len(pending) + len(made) + assumed[node.Name], free: free})
-	}
-	return out, nil
-}
-
-// freeCapacity returns what the CSIStorageCapacity objects of a class say about a node, nil if nothing. As for the
-// scheduler, MaximumVolumeSize counts before Capacity.
-func freeCapacity(capacities []*storagev1.CSIStorageCapacity, class string, node *corev1.Node) (*int64, error) {
-	var free *int64
-	for _, c := range capacities {
-		if c.StorageClassName != class || c.NodeTopology == nil {
-			continue
-		}
-		selector, err := metav1.LabelSelectorAsSelector(c.NodeTopology)
-		if err != nil {
-			return nil, fmt.Errorf("CSIStorageCapacity %s/%s: %w", c.Namespace, c.Name, err)
-		}
-		limit := c.Capacity
-		if c.MaximumVolumeSize != nil {
-			limit = c.MaximumVolumeSize
-		}
-		if limit == nil || !selector.Matches(labels.Set(node.Labels)) {
-			continue
-		}
-		if bytes := limit.Value(); free == nil || bytes > *free {
-			free = &bytes
-		}
-	}
-	return free, nil
-}
-
-// syncVolume looks after a PersistentVolume that is to go and whose node is gone: nobody else can.
-func (l *Leader) syncVolume(ctx context.Context, name string) error {
-	pv, err := l.volumes.Get(name)
-	if err != nil {
-		return ignoreNotFound(err)
-	}
-	if !ours(pv, l.config.Driver) {
-		return nil
-	}
-	action := reclaim(pv)
-	if action != remove && action != release {
-		return nil
-	}
-	orphaned, err := l.isOrphaned(pv)
-	if err != nil || !orphaned {
-		return err
-	}
-	if action == release {
-		return ignoreNotFound(patchFinalizer(ctx, l.config.Client, pv, false))
-	}
-	l.mu.Lock()
-	told := l.told[pv.UID]
-	l.told[pv.UID] = true
-	l.mu.Unlock()
-	if !told {
-		l.config.Recorder.Eventf(pv, corev1.EventTypeWarning, ReasonVolumeNodeGone,
-			"the volume can not be deleted because its node %v is gone; if the node comes back under this name, it is "+
-				"deleted then; if not, give it up: set persistentVolumeReclaimPolicy to Retain and delete this "+
-				"PersistentVolume", affinityValues(pv, l.config.TopologyKey))
-	}
-	return nil
-}
-
-// isOrphaned says whether no node is left that a PersistentVolume could be reached from.
-func (l *Leader) isOrphaned(pv *corev1.PersistentVolume) (bool, error) {
-	names := affinityValues(pv, l.config.TopologyKey)
-	for _, name := range names {
-		if gone, err := l.isGone(name); err != nil || !gone {
-			return false, err
-		}
-	}
-	// A node may be known to the driver under another name than to the cluster.
-	nodes, err := l.nodes.List(labels.Everything())
-	if err != nil {
-		return false, err
-	}
-	return len(names) > 0 && !slices.ContainsFunc(nodes, func(n *corev1.Node) bool { return isLocal(pv, n.Labels) }), nil
 }
 
 func className(claim *corev1.PersistentVolumeClaim) string {

@@ -40,6 +40,10 @@ func (l *Leader) watch() (synced []cache.InformerSynced, unwatch func(), err err
 			UpdateFunc: func(old, object any) { l.volumeSeen(volumeOf(old), volumeOf(object)) },
 			DeleteFunc: func(object any) { l.volumeGone(volumeOf(object)) },
 		}},
+		{l.podInformer, cache.ResourceEventHandlerFuncs{
+			AddFunc:    func(object any) { l.podSeen(nil, object) },
+			UpdateFunc: func(old, object any) { l.podSeen(old, object) },
+		}},
 		{l.nodeInformer, cache.ResourceEventHandlerFuncs{
 			AddFunc:    func(any) { l.retryWaiting() },
 			UpdateFunc: func(old, object any) { l.nodeSeen(old, object) },
@@ -69,15 +73,16 @@ func (l *Leader) claimSeen(old, claim *corev1.PersistentVolumeClaim) {
 		old = nil
 	}
 	if !unbound(claim) {
-		l.forgetClaim(key)
+		l.settled(claim)
 		return
 	}
 	selected := claim.Annotations[annSelectedNode]
-	if selected != "" {
-		l.mu.Lock()
-		delete(l.assumed, claim.UID)
-		l.mu.Unlock()
+	l.mu.Lock()
+	if old != nil && selected != old.Annotations[annSelectedNode] {
+		delete(l.told, claim.UID)
+		delete(l.driverless, claim.UID)
 	}
+	l.mu.Unlock()
 	switch {
 	case old == nil:
 		l.claimQueue.restart(key)
@@ -100,12 +105,32 @@ func (l *Leader) handedBack(key claimKey, node string) {
 	l.claimQueue.AddAfter(key, l.pace.When(key))
 }
 
+// settled forgets all about a claim but the selection, as long as its volume is on the way.
+func (l *Leader) settled(claim *corev1.PersistentVolumeClaim) {
+	key := keyOf(claim)
+	l.mu.Lock()
+	node, assumed := l.assumed[claim.UID]
+	l.mu.Unlock()
+	l.forgetClaim(key)
+	if !assumed || claim.Spec.VolumeName != VolumeName(claim.UID) {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	// Under the lock that volumeSeen takes after the volume has come into the cache.
+	if _, err := l.volumes.Get(claim.Spec.VolumeName); err != nil {
+		l.assumed[claim.UID] = node
+	}
+}
+
 func (l *Leader) forgetClaim(key claimKey) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	delete(l.waiting, key)
 	delete(l.assumed, key.UID)
 	delete(l.refused, key.UID)
+	delete(l.told, key.UID)
+	delete(l.driverless, key.UID)
 	l.pace.Forget(key)
 }
 
@@ -126,6 +151,11 @@ func (l *Leader) classSeen(object any) {
 }
 
 func (l *Leader) volumeSeen(old, pv *corev1.PersistentVolume) {
+	if ref := pv.Spec.ClaimRef; ref != nil && pv.Name == VolumeName(ref.UID) {
+		l.mu.Lock()
+		delete(l.assumed, ref.UID)
+		l.mu.Unlock()
+	}
 	if old != nil && old.Spec.ClaimRef == nil && pv.Spec.ClaimRef != nil {
 		// Another claim may have counted on this volume and not got it.
 		l.retryClass(pv.Spec.StorageClassName)

@@ -25,7 +25,7 @@ const storageBinary = "../../bin/orlop-storage"
 
 // realDriver is the program that serves CSI on a node, without its provisioner.
 type realDriver struct {
-	t          *testing.T
+	t          testing.TB
 	name       string // of the node
 	pool, sock string
 	process    *exec.Cmd
@@ -91,12 +91,12 @@ func TestProvisionWithTheRealDriver(t *testing.T) {
 	leak.Check(t)
 	w := &provisionWorld{
 		pvWorld: newPVWorld(t), driver: "local.csi.orlop.io",
-		leaderCalls: &provisionWrites{role: "orlop-storage-provisioner"},
+		leaderCalls: &provisionWrites{role: provisionLeaderRole},
 	}
 	dir := t.TempDir()
 	n := &provisionNode{
 		w: w, name: w.ns + "-n1", socket: filepath.Join(dir, "s"), journal: filepath.Join(dir, "journal"),
-		writes: &provisionWrites{role: "orlop-storage-node"},
+		writes: &provisionWrites{role: provisionNodeRole},
 	}
 	d := &realDriver{t: t, name: n.name, pool: filepath.Join(dir, "pool"), sock: n.socket}
 	d.start()
@@ -174,7 +174,7 @@ func TestProvisionWithTheRealDriver(t *testing.T) {
 }
 
 // extraClass makes a further class of the world, for the time of a test.
-func (w *provisionWorld) extraClass(t *testing.T, suffix string, parameters map[string]string) {
+func (w *provisionWorld) extraClass(t testing.TB, suffix string, parameters map[string]string) {
 	t.Helper()
 	late := storagev1.VolumeBindingWaitForFirstConsumer
 	name := w.ns + "-" + suffix
@@ -185,7 +185,8 @@ func (w *provisionWorld) extraClass(t *testing.T, suffix string, parameters map[
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := w.client.StorageV1().StorageClasses().Delete(context.Background(), name, metav1.DeleteOptions{}); err != nil {
+		err := w.client.StorageV1().StorageClasses().Delete(context.Background(), name, metav1.DeleteOptions{})
+		if err != nil {
 			t.Error(err)
 		}
 	})

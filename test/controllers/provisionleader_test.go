@@ -34,7 +34,7 @@ func provisionAtOnce(c *storagev1.StorageClass) {
 func (w *provisionWorld) lead() {
 	t := w.t
 	t.Helper()
-	client := w.leaderCalls.client(t, provisionIdentity(t, controllersUser))
+	client := w.leaderCalls.client(t, provisionIdentity(t, provisionLeaderRole, controllersUser))
 	ctx, cancel := context.WithCancel(context.Background())
 	factory := informers.NewSharedInformerFactory(client, 0)
 	broadcaster := record.NewBroadcaster(record.WithContext(ctx))
@@ -43,7 +43,7 @@ func (w *provisionWorld) lead() {
 		Client: client, Informers: factory, Driver: w.driver, TopologyKey: provisionTopology,
 		Log:       ktesting.NewLogger(t, ktesting.NewConfig(ktesting.Verbosity(0))),
 		Recorder:  broadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "orlop-provisioner"}),
-		RetryBase: 10 * time.Millisecond, RetryLimit: 200 * time.Millisecond,
+		RetryBase: 10 * time.Millisecond, RetryLimit: 200 * time.Millisecond, Grace: 50 * time.Millisecond,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -180,6 +180,18 @@ func TestProvisionLeaderRefusesWhatNoNodeCanMake(t *testing.T) {
 		c.Spec.Selector = &metav1.LabelSelector{MatchLabels: map[string]string{"a": "b"}}
 	}))
 	w.untilEvent(claim, provisioner.ReasonProvisioningFailed, "spec.selector", "remove the selector")
+}
+
+func TestProvisionLeaderTellsOfANodeWithoutTheDriver(t *testing.T) {
+	w := newProvisionWorld(t)
+	n := w.node("n1")
+	n.join()
+	if err := w.client.StorageV1().CSINodes().Delete(t.Context(), n.name, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	w.lead()
+	claim := n.selected("data")
+	w.untilEvent(claim, provisioner.ReasonProvisioningFailed, n.name, "does not run driver "+w.driver)
 }
 
 func TestProvisionLeaderTakesBackTheSelectionOfANodeThatIsGone(t *testing.T) {

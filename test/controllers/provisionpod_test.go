@@ -20,9 +20,9 @@ import (
 )
 
 // pod is a pod with a claim of its name, for the nodes of the world.
-func (w *provisionWorld) pod(name string) *corev1.Pod {
+func (w *provisionWorld) pod(name string, edit ...func(*corev1.Pod)) {
 	w.t.Helper()
-	pod, err := w.client.CoreV1().Pods(w.ns).Create(w.t.Context(), &corev1.Pod{
+	pod := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Name: name},
 		Spec: corev1.PodSpec{
 			Tolerations:  []corev1.Toleration{{Operator: corev1.TolerationOpExists}},
@@ -32,8 +32,11 @@ func (w *provisionWorld) pod(name string) *corev1.Pod {
 				PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: name},
 			}}},
 		},
-	}, metav1.CreateOptions{})
-	if err != nil {
+	}
+	for _, e := range edit {
+		e(pod)
+	}
+	if _, err := w.client.CoreV1().Pods(w.ns).Create(w.t.Context(), pod, metav1.CreateOptions{}); err != nil {
 		w.t.Fatal(err)
 	}
 	w.t.Cleanup(func() {
@@ -43,7 +46,26 @@ func (w *provisionWorld) pod(name string) *corev1.Pod {
 			w.t.Error(err)
 		}
 	})
-	return pod
+}
+
+// TestProvisionForAPodThatNamesItsNode has no scheduler select the node.
+func TestProvisionForAPodThatNamesItsNode(t *testing.T) {
+	w := newProvisionWorld(t)
+	n := w.node("n1")
+	n.join()
+	n.run()
+	w.lead()
+	for _, first := range []string{"claim", "pod"} {
+		if first == "claim" {
+			w.createClaim(w.claim(first, "1Mi"))
+		}
+		w.pod(first, func(p *corev1.Pod) { p.Spec.NodeName = n.name })
+		if first == "pod" {
+			w.createClaim(w.claim(first, "1Mi"))
+		}
+		w.untilClaimPhase(first, corev1.ClaimBound)
+	}
+	n.untilVolumes(2)
 }
 
 // TestProvisionWithTheScheduler has the real scheduler select the node, and select again when that one has no room.
@@ -81,7 +103,7 @@ func TestProvisionWithTheScheduler(t *testing.T) {
 func TestProvisionEndsItsGoroutines(t *testing.T) {
 	w := &provisionWorld{
 		pvWorld: newPVWorld(t), driver: "end.csi.orlop.io",
-		leaderCalls: &provisionWrites{role: "orlop-storage-provisioner"},
+		leaderCalls: &provisionWrites{role: provisionLeaderRole},
 	}
 	w.createClass(w.driver, storagev1.VolumeBindingWaitForFirstConsumer)
 	before := goleak.IgnoreCurrent()

@@ -39,7 +39,9 @@ type provisionWorld struct {
 // newProvisionWorld makes a world with a late-binding class and, to bind what is provisioned, a PV controller.
 func newProvisionWorld(t *testing.T, edit ...func(*storagev1.StorageClass)) *provisionWorld {
 	t.Helper()
-	w := &provisionWorld{pvWorld: newPVWorld(t), leaderCalls: &provisionWrites{role: "orlop-storage-provisioner"}}
+	w := &provisionWorld{
+		pvWorld: newPVWorld(t), leaderCalls: &provisionWrites{role: provisionLeaderRole},
+	}
 	w.driver = w.ns + ".csi.orlop.io"
 	w.createClass(w.driver, storagev1.VolumeBindingWaitForFirstConsumer, edit...)
 	runPVController(t, pvConfig(t))
@@ -64,7 +66,7 @@ func (w *provisionWorld) node(name string) *provisionNode {
 	dir := w.t.TempDir()
 	n := &provisionNode{
 		w: w, name: w.ns + "-" + name, socket: filepath.Join(dir, "s"), journal: filepath.Join(dir, "journal"),
-		writes: &provisionWrites{role: "orlop-storage-node"},
+		writes: &provisionWrites{role: provisionNodeRole},
 	}
 	n.driver = csifake.New(w.driver, map[string]string{provisionTopology: n.name})
 	n.serve()
@@ -85,11 +87,12 @@ func (n *provisionNode) serve() (stop func()) {
 	return stop
 }
 
-// run runs the node's provisioner, as the user it is in a cluster, until the returned function is called, or the test ends.
+// run runs the node's provisioner, as the user it is in a cluster, until the returned function is called, or the test
+// ends.
 func (n *provisionNode) run(edit ...func(*provisioner.NodeConfig)) (stop func()) {
 	t := n.w.t
 	t.Helper()
-	client := n.writes.client(t, provisionIdentity(t, "orlop:storage-node:"+n.name, provisionNodeGroup))
+	client := n.writes.client(t, provisionIdentity(t, provisionNodeRole, "orlop:storage-node:"+n.name, provisionNodeGroup))
 	ctx, cancel := context.WithCancel(context.Background())
 	log := ktesting.NewLogger(t, ktesting.NewConfig(ktesting.Verbosity(0)))
 	journal, err := provisioner.OpenFileJournal(n.journal, log)
@@ -126,7 +129,9 @@ func (n *provisionNode) run(edit ...func(*provisioner.NodeConfig)) (stop func())
 }
 
 // selected is a claim that the scheduler has given to the node.
-func (n *provisionNode) selected(name string, edit ...func(*corev1.PersistentVolumeClaim)) *corev1.PersistentVolumeClaim {
+func (n *provisionNode) selected(
+	name string, edit ...func(*corev1.PersistentVolumeClaim),
+) *corev1.PersistentVolumeClaim {
 	n.w.t.Helper()
 	return n.w.createClaim(n.w.claim(name, "1Mi", append([]func(*corev1.PersistentVolumeClaim){
 		func(c *corev1.PersistentVolumeClaim) { c.Annotations = map[string]string{provisionSelected: n.name} },
@@ -168,14 +173,15 @@ type provisionWrites struct {
 	writes map[string]int
 }
 
-func (c *provisionWrites) client(t *testing.T, config *rest.Config) kubernetes.Interface {
+func (c *provisionWrites) client(t testing.TB, config *rest.Config) kubernetes.Interface {
 	t.Helper()
 	config = rest.CopyConfig(config)
 	config.Wrap(provisionCalls[c.role].wrap)
 	config.Wrap(func(next http.RoundTripper) http.RoundTripper {
 		return provisionTripper(func(r *http.Request) (*http.Response, error) {
 			resp, err := c.send(next, r)
-			if err == nil && r.Method != http.MethodGet && resp.StatusCode < 300 && !strings.Contains(r.URL.Path, "/events") {
+			if err == nil && r.Method != http.MethodGet && resp.StatusCode < 300 &&
+				!strings.Contains(r.URL.Path, "/events") {
 				c.mu.Lock()
 				defer c.mu.Unlock()
 				if c.writes == nil {
@@ -202,12 +208,6 @@ func (c *provisionWrites) send(next http.RoundTripper, r *http.Request) (*http.R
 		return c.fault(next, r)
 	}
 	return next.RoundTrip(r)
-}
-
-func (c *provisionWrites) count(what string) int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.writes[what]
 }
 
 func (c *provisionWrites) total() int {
