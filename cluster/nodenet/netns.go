@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/orlop-io/orlop/cluster/osthread"
 )
 
 // netnsDir is where iproute2 keeps named network namespaces.
@@ -78,7 +80,7 @@ func createNetns(path string) error {
 	if err := f.Close(); err != nil {
 		return err
 	}
-	return runOnThrowawayThread(func() error {
+	return osthread.Run(func() error {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			return fmt.Errorf("unshare(CLONE_NEWNET): %w; it needs CAP_SYS_ADMIN and a kernel with CONFIG_NET_NS", err)
 		}

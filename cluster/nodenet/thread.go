@@ -4,9 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/orlop-io/orlop/cluster/osthread"
 )
 
 // Enter is [Enter] with the network's own namespace.
@@ -22,7 +23,7 @@ func (n *Network) Enter(fn func() error) error { return Enter(n.NetnsPath, fn) }
 // *thread* that forked the process ends, which is when Enter returns. The supervisor forks its children from a
 // thread that lives as long as they do.
 func Enter(netnsPath string, fn func() error) error {
-	return runOnThrowawayThread(func() error {
+	return osthread.Run(func() error {
 		if err := join(netnsPath); err != nil {
 			return fmt.Errorf("entering network namespace %s: %w", netnsPath, err)
 		}
@@ -41,32 +42,4 @@ func join(netnsPath string) error {
 		err = fmt.Errorf("setns: %w: no network namespace is mounted there", err)
 	}
 	return errors.Join(err, ns.Close())
-}
-
-func runOnThrowawayThread(fn func() error) error {
-	result := make(chan error, 1)
-	startOnOwnThread(func() { result <- fn() })
-	return <-result
-}
-
-// startOnOwnThread runs fn on a thread that is locked to it and ends with it.
-//
-// That thread must not be the process's first: the runtime cannot end it but parks it as it is, and
-// /proc/self/net of the whole process shows the first thread's namespace ever after.
-func startOnOwnThread(fn func()) {
-	go func() {
-		runtime.LockOSThread()
-		if unix.Gettid() != unix.Getpid() {
-			fn()
-			return
-		}
-		other := make(chan struct{})
-		go func() {
-			runtime.LockOSThread() // on another thread for certain: the first one is held below
-			close(other)
-			fn()
-		}()
-		<-other
-		runtime.UnlockOSThread()
-	}()
 }

@@ -5,8 +5,14 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/google/nftables"
+	"golang.org/x/sys/unix"
+
+	"github.com/orlop-io/orlop/cluster/osthread"
 )
 
 // listenerEnv has the test binary hold a listener that it inherited, until its standard input is closed.
@@ -23,9 +29,9 @@ func TestMain(m *testing.M) {
 
 // TestPortHolderIsNamed has a child process, and it alone, listen on a port.
 func TestPortHolderIsNamed(t *testing.T) {
-	for _, network := range []string{"tcp4", "tcp6"} {
-		t.Run(network, func(t *testing.T) {
-			l, err := net.Listen(network, "localhost:0")
+	for _, addr := range []string{"127.0.0.1:0", "[::1]:0"} {
+		t.Run(addr, func(t *testing.T) {
+			l, err := net.Listen("tcp", addr)
 			if err != nil {
 				t.Skipf("listening: %v", err)
 			}
@@ -85,4 +91,66 @@ func BenchmarkRun(b *testing.B) {
 	for b.Loop() {
 		Run(b.Context(), opts)
 	}
+}
+
+// TestFirewallForReal writes firewalls into a network namespace of its own and reads them back.
+func TestFirewallForReal(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: it makes a network namespace")
+	}
+	must(t, osthread.Run(func() error {
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			return err
+		}
+		if dropping, err := readFirewall(); err != nil || len(dropping) != 0 {
+			t.Errorf("without a firewall: %v, %v", dropping, err)
+		}
+		conn, err := nftables.New()
+		if err != nil {
+			return err
+		}
+		drop, accept := nftables.ChainPolicyDrop, nftables.ChainPolicyAccept
+		for _, c := range []struct {
+			family nftables.TableFamily
+			table  string
+			hook   *nftables.ChainHook
+			policy *nftables.ChainPolicy
+		}{
+			{nftables.TableFamilyIPv4, "filter", nftables.ChainHookForward, &drop},
+			{nftables.TableFamilyINet, "both", nftables.ChainHookForward, &drop},
+			{nftables.TableFamilyIPv6, "six", nftables.ChainHookForward, &drop},
+			{nftables.TableFamilyIPv4, "open", nftables.ChainHookForward, &accept},
+			{nftables.TableFamilyIPv4, "input", nftables.ChainHookInput, &drop},
+		} {
+			conn.AddChain(&nftables.Chain{
+				Table: conn.AddTable(&nftables.Table{Family: c.family, Name: c.table}), Name: "base",
+				Hooknum: c.hook, Policy: c.policy, Type: nftables.ChainTypeFilter, Priority: nftables.ChainPriorityFilter,
+			})
+		}
+		if err := conn.Flush(); err != nil {
+			return err
+		}
+		dropping, err := readFirewall()
+		slices.Sort(dropping)
+		if err != nil || !slices.Equal(dropping, []string{"inet both base", "ip filter base"}) {
+			t.Errorf("with some that drop forwarded packets: %v, %v", dropping, err)
+		}
+		// What the problem advises is something that nft understands.
+		m := host()
+		m.firewall = func() ([]string, error) { return dropping, err }
+		problems := checkProxy(t.Context(), m, Options{Netns: true}, &Facts{Kernel: "6.1.0"})
+		if m.tool("nft") == "" {
+			return nil
+		}
+		if len(problems) != len(dropping) {
+			t.Errorf("problems %v", problems)
+		}
+		for _, p := range problems {
+			_, advice, _ := strings.Cut(p.Next, ": ")
+			if out, err := exec.Command("sh", "-c", advice).CombinedOutput(); err != nil {
+				t.Errorf("%s: %v: %s", advice, err, out)
+			}
+		}
+		return nil
+	}))
 }

@@ -92,22 +92,26 @@ func (m machine) module(name string) knowledge {
 	return absent
 }
 
-// readFirewall lists nftables' base chains for forwarding whose policy is to drop; the error says that the kernel
-// has no nftables.
+// readFirewall lists nftables' base chains for forwarding IPv4 whose policy is to drop, as nft names them ("ip filter
+// FORWARD"); the error says that the kernel has no nftables. The rules of iptables are among them, but for those of
+// iptables-legacy.
 func readFirewall() ([]string, error) {
 	conn, err := nftables.New()
 	if err != nil {
 		return nil, err
 	}
-	chains, err := conn.ListChainsOfTableFamily(nftables.TableFamilyIPv4)
+	chains, err := conn.ListChains()
 	if err != nil {
 		return nil, err
 	}
 	var dropping []string
 	for _, c := range chains {
-		if c.Hooknum != nil && *c.Hooknum == *nftables.ChainHookForward && c.Type == nftables.ChainTypeFilter &&
-			c.Policy != nil && *c.Policy == nftables.ChainPolicyDrop {
-			dropping = append(dropping, c.Table.Name+" "+c.Name)
+		family, ipv4 := map[nftables.TableFamily]string{
+			nftables.TableFamilyIPv4: "ip", nftables.TableFamilyINet: "inet",
+		}[c.Table.Family]
+		forwards := c.Type == nftables.ChainTypeFilter && c.Hooknum != nil && *c.Hooknum == *nftables.ChainHookForward
+		if ipv4 && forwards && c.Policy != nil && *c.Policy == nftables.ChainPolicyDrop {
+			dropping = append(dropping, family+" "+c.Table.Name+" "+c.Name)
 		}
 	}
 	return dropping, nil

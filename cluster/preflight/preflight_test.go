@@ -103,8 +103,12 @@ func TestBrokenHosts(t *testing.T) {
 			h.firewall = func() ([]string, error) { return nil, unix.EPROTONOSUPPORT }
 		}, Options{}, true, []string{"6.1.0-28-amd64: it has no nftables", "protocol not supported", "modprobe nf_tables"}},
 		"a firewall that drops": {func(h *fakeHost) {
-			h.firewall = func() ([]string, error) { return []string{"filter FORWARD"}, nil }
-		}, Options{}, false, []string{"filter FORWARD", "policy drop", "orl*"}},
+			h.firewall = func() ([]string, error) { return []string{"ip filter FORWARD"}, nil }
+		}, Options{}, false, []string{"ip filter FORWARD drops",
+			`nft insert rule ip filter FORWARD iifname '"veth*"' accept`}},
+		"a firewall that drops, with a namespace": {func(h *fakeHost) {
+			h.firewall = func() ([]string, error) { return []string{"inet f fwd"}, nil }
+		}, Options{Netns: true}, false, []string{`nft insert rule inet f fwd oifname '"orl*"' accept`}},
 		"resolv.conf cannot be read": {func(h *fakeHost) { h.remove("etc/resolv.conf"); h.write("etc/resolv.conf/x", "") },
 			Options{}, false, []string{"resolvers"}},
 		"relative data directory": {func(*fakeHost) {}, Options{DataDir: "data"}, true,

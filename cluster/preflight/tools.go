@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
-	"strings"
 )
 
 // toolDirs are where Debian has administrators' programs: not all are in everybody's PATH.
@@ -87,7 +86,7 @@ func parseVersion(s string) (version, bool) {
 }
 
 // checkProxy chooses kube-proxy's mode. checkKernel has run.
-func checkProxy(ctx context.Context, m machine, _ Options, facts *Facts) []Problem {
+func checkProxy(ctx context.Context, m machine, opts Options, facts *Facts) []Problem {
 	dropping, err := m.firewall()
 	if err != nil {
 		return []Problem{{"kernel " + facts.Kernel, fmt.Sprintf("it has no nftables (CONFIG_NF_TABLES: %v), which "+
@@ -107,10 +106,16 @@ func checkProxy(ctx context.Context, m machine, _ Options, facts *Facts) []Probl
 	if cause != "" {
 		out = append(out, Problem{"Services", cause, "kube-proxy falls back to iptables; apt-get install nftables", false})
 	}
-	if len(dropping) > 0 {
-		out = append(out, Problem{"firewall", "the host drops forwarded packets (nftables chain " +
-			strings.Join(dropping, ", ") + " has policy drop)", "pods may reach nothing outside: accept what comes " +
-			"from and goes to the interfaces orl* and veth* there", false})
+	for _, chain := range dropping {
+		// The node's link, or on the host's network the pods' own, which CNI names so.
+		name := `'"orl*"'`
+		if !opts.Netns {
+			name = `'"veth*"'`
+		}
+		out = append(out, Problem{"firewall",
+			"chain " + chain + " drops forwarded packets, so that pods may reach nothing outside",
+			fmt.Sprintf("accept the cluster's: nft insert rule %s iifname %s accept; nft insert rule %s oifname %s accept",
+				chain, name, chain, name), false})
 	}
 	return out
 }
