@@ -146,7 +146,8 @@ func TestEnsureAndDelete(t *testing.T) {
 	}
 
 	loaded, err := Load(opts.StateFile)
-	if err != nil || loaded.NodeAddr != n.NodeAddr || loaded.NetnsPath != n.NetnsPath || loaded.HostInterface != n.HostInterface {
+	if err != nil || loaded.NodeAddr != n.NodeAddr || loaded.NetnsPath != n.NetnsPath ||
+		loaded.HostInterface != n.HostInterface {
 		t.Errorf("Load = %+v, %v; want what Ensure returned: %+v", loaded, err, n)
 	}
 	before, err := netlink.LinkByName(n.HostInterface)

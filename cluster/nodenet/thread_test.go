@@ -64,7 +64,8 @@ func TestEnter(t *testing.T) {
 	}
 	file := filepath.Join(t.TempDir(), "file")
 	must(t, os.WriteFile(file, nil, 0o644))
-	if err := Enter(file, func() error { return nil }); err == nil || !strings.Contains(err.Error(), "no network namespace") {
+	err := Enter(file, func() error { return nil })
+	if err == nil || !strings.Contains(err.Error(), "no network namespace") {
 		t.Errorf("entering a file: %v", err)
 	}
 	child := exec.Command("readlink", "/proc/self/ns/net")

@@ -54,7 +54,8 @@ func TestPortHolderIsNamed(t *testing.T) {
 			must(t, l.Close())
 
 			problems := checkPorts(t.Context(), host(), Options{Ports: []int{port}}, &Facts{})
-			want := fmt.Sprintf("port %d: in use by process %d (%s", port, child.Process.Pid, os.Args[0][:min(len(os.Args[0]), 80)])
+			program := os.Args[0][:min(len(os.Args[0]), 80)]
+			want := fmt.Sprintf("port %d: in use by process %d (%s", port, child.Process.Pid, program)
 			if len(problems) != 1 || !problems[0].Fatal || !strings.HasPrefix(problems[0].Error(), want) {
 				t.Errorf("got %v, want %s…", problems, want)
 			}
