@@ -23,11 +23,12 @@ import (
 
 const storageBinary = "../../bin/orlop-storage"
 
-// realDriver is the program that serves CSI on a node, without its provisioner.
+// realDriver is the program that serves CSI on a node, and with a kubeconfig provisions too.
 type realDriver struct {
 	t          testing.TB
 	name       string // of the node
 	pool, sock string
+	kubeconfig string
 	process    *exec.Cmd
 	ended      chan error
 }
@@ -38,7 +39,7 @@ func (d *realDriver) start() {
 		d.t.Fatalf("%v: run `make build` first", err)
 	}
 	d.process = exec.Command(storageBinary, "node", "--node-name", d.name, "--pool", d.pool, "--cluster-id", "test",
-		"--socket", d.sock, "--registration-dir", "")
+		"--socket", d.sock, "--registration-dir", "", "--kubeconfig", d.kubeconfig)
 	d.process.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	log, err := os.Create(filepath.Join(filepath.Dir(d.sock), "driver.log"))
 	if err != nil {
