@@ -132,6 +132,9 @@ func (c *Cluster) check(ctx context.Context) error {
 }
 
 func (c *Cluster) makeDirs() error {
+	if err := c.forgetLastBoot(); err != nil {
+		return err
+	}
 	for _, d := range []string{c.logDir(), c.configDir(), c.pkiDir(), c.etcdDir(), c.nodeDir(), c.kubeletDir(),
 		c.podLogsDir(), c.staticPodDir(), c.cniConfDir(), c.ipamDir(), c.containerdDir(), c.containerdState(), c.poolDir()} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
@@ -220,6 +223,10 @@ func (c *Cluster) writeConfigs() error {
 func (c *Cluster) resolvConf() []byte {
 	var out []byte
 	for _, u := range c.net.Upstream {
+		// A pod's loopback is its own: CoreDNS can ask a resolver there, a pod cannot.
+		if a, err := netip.ParseAddr(u); err == nil && a.IsLoopback() {
+			continue
+		}
 		out = fmt.Appendf(out, "nameserver %s\n", u)
 	}
 	return out

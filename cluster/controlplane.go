@@ -24,6 +24,7 @@ const (
 func (c *Cluster) orlop(name string, args ...string) supervisor.Spec {
 	return supervisor.Spec{
 		Name: name, Path: c.bin("orlop"), Args: append([]string{name}, args...), Netns: c.net.Netns,
+		Env: []string{"PATH=" + systemPath},
 	}
 }
 

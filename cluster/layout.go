@@ -32,6 +32,7 @@ func (l Layout) ContainerdSocket() string { return l.data("run", "containerd.soc
 
 func (l Layout) stateFile() string       { return l.data("cluster.json") }
 func (l Layout) lockFile() string        { return l.data("run", "lock") }
+func (l Layout) bootFile() string        { return l.data("run", "boot-id") }
 func (l Layout) netFile() string         { return l.data("network.json") }
 func (l Layout) pkiDir() string          { return l.data("pki") }
 func (l Layout) etcdDir() string         { return l.data("etcd") }

@@ -37,13 +37,16 @@ func (c *Cluster) containerd() supervisor.Spec {
 	return supervisor.Spec{
 		Name: compContainerd, Path: c.bin("containerd"), Netns: c.net.Netns,
 		Args:    []string{"--config", c.configFile("containerd.toml")},
-		Env:     []string{"PATH=" + c.BinDir + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
+		Env:     []string{"PATH=" + c.BinDir + ":" + systemPath},
 		Ready:   c.runtimeReady,
 		PreStop: c.stopPods,
 		// Importing the sandbox image on a busy disk takes more than a look does.
 		ProbeTimeout: 30 * time.Second,
 	}
 }
+
+// systemPath finds the host's programs also where a shell's PATH lacks the administrator's (after a plain su, say).
+const systemPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 // cgroupRoot is the parent of all the node's pods' cgroups. A kubelet destroys every pod cgroup under its root that it
 // does not know, so no two nodes of a host may share one.
@@ -160,6 +163,7 @@ func (c *Cluster) storageNode() supervisor.Spec {
 		Name: compStorageNode, Path: c.bin("orlop-storage"), Netns: c.net.Netns,
 		Args: []string{"node", "--node-name=" + c.Node, "--kubelet-dir=" + c.kubeletDir(), "--pool=" + c.poolDir(),
 			"--cluster-id=" + c.state.ID, "--kubeconfig=" + c.kubeconfigOf("storage-node"), "--http-socket=" + socket},
+		Env:   []string{"PATH=" + systemPath},
 		After: []string{compAPIServer},
 		Ready: unixHTTP(socket, "/readyz"),
 		// It may be in the middle of mounting for the kubelet, which ends at the same time.
