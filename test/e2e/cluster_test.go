@@ -31,6 +31,7 @@ type testCluster struct {
 	t   *testing.T
 	dir string   // its data directory
 	in  []string // the command by which orlop is run, for instance in a namespace; usually none
+	ns  string   // the Kubernetes namespace kubectl works in; usually the default one
 }
 
 // needRoot skips without root, and says so.
@@ -124,9 +125,18 @@ func (c *testCluster) refused(words []string, args ...string) string {
 	return out
 }
 
+// inNamespace is kubectl's command line.
+func (c *testCluster) inNamespace(args ...string) []string {
+	line := []string{"kubectl"}
+	if c.ns != "" {
+		line = append(line, "--namespace="+c.ns)
+	}
+	return append(line, args...)
+}
+
 func (c *testCluster) kubectl(args ...string) string {
 	c.t.Helper()
-	return c.orlop(append([]string{"kubectl"}, args...)...)
+	return c.orlop(c.inNamespace(args...)...)
 }
 
 // apply applies manifests given as text.
@@ -134,7 +144,7 @@ func (c *testCluster) apply(manifests string) {
 	c.t.Helper()
 	ctx, cancel := context.WithTimeout(c.t.Context(), patience)
 	defer cancel()
-	cmd := c.command(ctx, "kubectl", "apply", "-f", "-")
+	cmd := c.command(ctx, c.inNamespace("apply", "-f", "-")...)
 	cmd.Stdin = strings.NewReader(manifests)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		c.t.Fatalf("kubectl apply: %v\n%s", err, out)
@@ -182,7 +192,7 @@ func (c *testCluster) eventuallySays(words []string, args ...string) string {
 	var out string
 	c.eventually(fmt.Sprintf("kubectl %s says %q", strings.Join(args, " "), words), func() error {
 		var err error
-		if out, err = c.try(append([]string{"kubectl"}, args...)...); err != nil {
+		if out, err = c.try(c.inNamespace(args...)...); err != nil {
 			return fmt.Errorf("%w: %s", err, out)
 		}
 		for _, w := range words {
