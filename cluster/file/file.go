@@ -9,8 +9,8 @@ import (
 )
 
 // Write replaces path by data in one step: readers see the old content or the new one, the mode is right from
-// the first byte on, and the content is on disk before the name is. The directory must exist. Two concurrent
-// writers of one path are the caller's to exclude.
+// the first byte on whatever the umask is, and the content is on disk before the name is. The directory must exist. Two
+// concurrent writers of one path are the caller's to exclude.
 func Write(path string, data []byte, mode fs.FileMode) error {
 	tmp := path + ".tmp"
 	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -21,11 +21,14 @@ func Write(path string, data []byte, mode fs.FileMode) error {
 		return err
 	}
 	_, err = f.Write(data)
-	err = errors.Join(err, f.Sync(), f.Close())
+	err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(tmp, path)
+	}
 	if err != nil {
 		return errors.Join(err, os.Remove(tmp))
 	}
-	return os.Rename(tmp, path)
+	return nil
 }
 
 // WriteAll is Write which makes the missing directories of path first, with mode 0700.

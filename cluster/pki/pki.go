@@ -53,20 +53,19 @@ type Leaf struct {
 	Client        bool // may authenticate a client
 }
 
-// EnsureAuthority reads the authority called name in dir, or makes it. An authority that has expired is an
+// EnsureAuthority reads the authority called name in dir, or makes it. One that has expired, or is damaged, is an
 // error, never replaced silently: every kubeconfig handed out trusts it.
 func EnsureAuthority(dir, name string) (*Authority, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
 	a := &Authority{Dir: dir, Name: name}
-	cert, key, err := readPair(a.CertFile(), a.KeyFile())
+	// The key is written first: a certificate without one was not left by a crash.
+	_, err := os.Stat(a.CertFile())
 	if err == nil {
-		if time.Now().After(cert.NotAfter) {
-			return nil, fmt.Errorf("certificate authority %s expired on %s: remove %s to have a new cluster identity made",
-				a.CertFile(), cert.NotAfter.Format(time.DateOnly), dir)
+		if err := a.load(); err != nil {
+			return nil, err
 		}
-		a.cert, a.key = cert, key
 		return a, nil
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
@@ -88,7 +87,29 @@ func EnsureAuthority(dir, name string) (*Authority, error) {
 	if a.cert, err = x509.ParseCertificate(der); err != nil {
 		return nil, err
 	}
-	return a, writePair(a.CertFile(), a.KeyFile(), der, a.key)
+	if err := writePair(a.CertFile(), a.KeyFile(), der, a.key); err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+// load reads the authority's certificate and key, and refuses them outside of their time.
+func (a *Authority) load() error {
+	cert, key, err := readPair(a.CertFile(), a.KeyFile())
+	if err != nil {
+		return fmt.Errorf("certificate authority %s: %w: restore it, or remove %s to have a new cluster identity made",
+			a.Name, err, a.Dir)
+	}
+	switch now := time.Now(); {
+	case now.After(cert.NotAfter):
+		return fmt.Errorf("certificate authority %s expired on %s: remove %s to have a new cluster identity made",
+			a.CertFile(), cert.NotAfter.Format(time.DateOnly), a.Dir)
+	case now.Before(cert.NotBefore):
+		return fmt.Errorf("certificate authority %s is valid from %s on: set the clock right, or remove %s to have a new "+
+			"cluster identity made", a.CertFile(), cert.NotBefore.Format(time.RFC3339), a.Dir)
+	}
+	a.cert, a.key = cert, key
+	return nil
 }
 
 // CertFile is the path of the authority's certificate.
@@ -123,12 +144,14 @@ func (a *Authority) Ensure(leaf Leaf) (certFile, keyFile string, err error) {
 	return certFile, keyFile, writePair(certFile, keyFile, der, key)
 }
 
-// serves tells whether cert is signed by the authority, far from its end, and says what leaf asks for.
+// serves tells whether cert is signed by the authority, valid now and far from its end, and says what leaf asks for.
 func (a *Authority) serves(cert *x509.Certificate, leaf Leaf) bool {
 	return cert.CheckSignatureFrom(a.cert) == nil &&
+		!time.Now().Before(cert.NotBefore) &&
 		time.Until(cert.NotAfter) > RenewBefore &&
 		cert.Subject.CommonName == leaf.CommonName &&
-		slices.Equal(cert.Subject.Organization, leaf.Organizations) &&
+		// A set: DER sorts it.
+		slices.Equal(slices.Sorted(slices.Values(cert.Subject.Organization)), slices.Sorted(slices.Values(leaf.Organizations))) &&
 		slices.Equal(cert.DNSNames, leaf.DNSNames) &&
 		slices.EqualFunc(cert.IPAddresses, leaf.IPs, net.IP.Equal) &&
 		slices.Equal(cert.ExtKeyUsage, usages(leaf))
