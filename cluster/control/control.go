@@ -11,11 +11,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"net/http"
 	"os"
 	"strconv"
+	"syscall"
 	"time"
 
 	"github.com/orlop-io/orlop/cluster"
@@ -78,7 +80,7 @@ func Serve(ctx context.Context, listener net.Listener, source Source, stop func(
 	return err
 }
 
-// ErrNotRunning says that nothing answers on the socket.
+// ErrNotRunning says that nothing listens on the socket, or that what did has ended.
 var ErrNotRunning = errors.New("the cluster is not running")
 
 // Client speaks to a running cluster.
@@ -90,6 +92,8 @@ func NewClient(socket string) *Client {
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "unix", socket)
 		},
+		// A supervisor that is stopped (SIGSTOP) still has its connections taken by the kernel.
+		ResponseHeaderTimeout: 2 * pollTimeout,
 	}}}
 }
 
@@ -107,8 +111,15 @@ func (c *Client) Status(ctx context.Context, after *uint64) (*cluster.Status, er
 		return nil, err
 	}
 	var s cluster.Status
-	err = json.NewDecoder(resp.Body).Decode(&s)
-	return &s, errors.Join(err, resp.Body.Close())
+	if resp.StatusCode != http.StatusOK {
+		err = fmt.Errorf("status: %s", resp.Status)
+	} else if err = json.NewDecoder(resp.Body).Decode(&s); err != nil {
+		err = notRunning(ctx, err)
+	}
+	if err = errors.Join(err, resp.Body.Close()); err != nil {
+		return nil, err
+	}
+	return &s, nil
 }
 
 // Stop asks the cluster to stop and returns without waiting for it.
@@ -129,8 +140,26 @@ func (c *Client) do(ctx context.Context, method, url string) (*http.Response, er
 		return nil, err
 	}
 	resp, err := c.http.Do(req)
-	if err != nil && ctx.Err() == nil {
-		return nil, fmt.Errorf("%w (%w)", ErrNotRunning, err)
+	if err != nil {
+		return nil, notRunning(ctx, err)
 	}
-	return resp, err
+	return resp, nil
+}
+
+// notRunning makes ErrNotRunning of the errors that mean it: no socket, nobody behind it, or a peer that went away
+// in the middle. Others (no permission, no answer) say nothing of whether the cluster runs.
+func notRunning(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return err
+	}
+	for _, gone := range []error{fs.ErrNotExist, syscall.ECONNREFUSED, syscall.ECONNRESET, syscall.EPIPE, syscall.ENOTDIR,
+		io.EOF, io.ErrUnexpectedEOF} {
+		if errors.Is(err, gone) {
+			return fmt.Errorf("%w (%w)", ErrNotRunning, err)
+		}
+	}
+	if errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("asking the cluster needs root: run it with sudo (%w)", err)
+	}
+	return fmt.Errorf("the cluster's supervisor does not answer: %w", err)
 }
