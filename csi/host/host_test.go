@@ -107,17 +107,17 @@ func TestRemoveAll(t *testing.T) {
 
 func TestLockNamesHolder(t *testing.T) {
 	r, _ := root(t, New(nil))
-	first, err := r.Lock("lock")
+	first, err := r.Lock(t.Context(), "lock")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.Lock("lock"); !errors.Is(err, ErrLocked) || !strings.Contains(err.Error(), fmt.Sprint(os.Getpid())) {
+	if _, err := r.Lock(t.Context(), "lock"); !errors.Is(err, ErrLocked) || !strings.Contains(err.Error(), fmt.Sprint(os.Getpid())) {
 		t.Errorf("second lock: %v", err)
 	}
 	if err := first.Close(); err != nil {
 		t.Fatal(err)
 	}
-	second, err := r.Lock("lock")
+	second, err := r.Lock(t.Context(), "lock")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,6 +10,7 @@ import (
 	"path"
 	"path/filepath"
 	"strconv"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -226,19 +227,18 @@ func (r *Root) syncDir(name string) error {
 	return d.Close()
 }
 
+// lockPatience is how long Lock waits for a holder to go. A process that was killed while it started another one leaves
+// its locks to that one until it executes its program.
+const lockPatience = 2 * time.Second
+
 // Lock takes an exclusive lock that lasts until the returned file is closed or the process ends, writing the process's
-// ID into the file. When another process holds it, the error wraps ErrLocked and names that process.
-func (r *Root) Lock(name string) (*os.File, error) {
+// ID into the file. When another process keeps it, the error wraps ErrLocked and names that process.
+func (r *Root) Lock(ctx context.Context, name string) (*os.File, error) {
 	f, err := r.root.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	err = ignoringEINTR(func() error { return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) })
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		holder := make([]byte, 32)
-		n, _ := f.ReadAt(holder, 0) // the holder's ID is for the message alone
-		err = fmt.Errorf("%w by process %q", ErrLocked, holder[:n])
-	}
+	err = flock(ctx, f)
 	if err == nil {
 		err = f.Truncate(0)
 	}
@@ -249,6 +249,26 @@ func (r *Root) Lock(name string) (*os.File, error) {
 		return nil, errors.Join(fmt.Errorf("lock %s: %w", filepath.Join(r.Path(), name), err), f.Close())
 	}
 	return f, nil
+}
+
+func flock(ctx context.Context, f *os.File) error {
+	ctx, cancel := context.WithTimeout(ctx, lockPatience)
+	defer cancel()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := ignoringEINTR(func() error { return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) })
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			return err
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			holder := make([]byte, 32)
+			n, _ := f.ReadAt(holder, 0) // the holder's ID is for the message alone
+			return fmt.Errorf("%w by process %q", ErrLocked, holder[:n])
+		}
+	}
 }
 
 // ErrLocked: another process holds the lock.

@@ -152,7 +152,7 @@ func (p *Pool) open(ctx context.Context, clusterID string) error {
 	if err != nil {
 		return err
 	}
-	if p.lock, err = p.root.Lock(lockFile); errors.Is(err, host.ErrLocked) {
+	if p.lock, err = p.root.Lock(ctx, lockFile); errors.Is(err, host.ErrLocked) {
 		return fmt.Errorf("another orlop-storage has it open; stop that one or choose another pool: %w", err)
 	} else if err != nil {
 		return err
