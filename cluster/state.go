@@ -45,21 +45,30 @@ func ReadState(dataDir string) (*State, error) {
 }
 
 // ensureState reads the state, or writes a first one with what was asked for. Asking for what the cluster is
-// not is an error: a cluster does not change its network or its storage controllers between two starts.
+// not is an error: a cluster does not change its network or its storage controllers between two starts. One whose first
+// start was refused is nothing yet, and takes what the next start asks for.
 func ensureState(dataDir string, netns, plain *bool) (*State, error) {
 	s, err := ReadState(dataDir)
 	if err == nil {
+		changed := false
 		for _, c := range []struct {
 			flag  string
 			asked *bool
-			is    bool
-		}{{"--netns", netns, s.Netns}, {"--plain", plain, s.Plain}} {
-			if c.asked != nil && *c.asked != c.is {
-				return nil, fmt.Errorf("the cluster in %s was made with %s=%t and stays so: leave the flag out, or choose another --data-dir",
-					dataDir, c.flag, c.is)
+			is    *bool
+		}{{"--netns", netns, &s.Netns}, {"--plain", plain, &s.Plain}} {
+			if c.asked == nil || *c.asked == *c.is {
+				continue
 			}
+			if made(dataDir) {
+				return nil, fmt.Errorf("the cluster in %s was made with %s=%t and stays so: leave the flag out, or choose another --data-dir",
+					dataDir, c.flag, *c.is)
+			}
+			*c.is, changed = *c.asked, true
 		}
-		return s, nil
+		if changed {
+			err = s.write(dataDir)
+		}
+		return s, err
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
@@ -75,11 +84,21 @@ func ensureState(dataDir string, netns, plain *bool) (*State, error) {
 	if plain != nil {
 		s.Plain = *plain
 	}
+	return s, s.write(dataDir)
+}
+
+func (s *State) write(dataDir string) error {
 	data, err := json.MarshalIndent(s, "", "  ")
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return s, file.WriteAll(Layout{DataDir: dataDir}.stateFile(), append(data, '\n'), 0o644)
+	return file.WriteAll(Layout{DataDir: dataDir}.stateFile(), append(data, '\n'), 0o644)
+}
+
+// made tells whether anything but the state was ever made of the cluster in a data directory.
+func made(dataDir string) bool {
+	_, err := os.Lstat(Layout{DataDir: dataDir}.pkiDir())
+	return !errors.Is(err, fs.ErrNotExist)
 }
 
 // nodeName is the host's name in the form Kubernetes takes, or "node" where it has none. That it resolves is

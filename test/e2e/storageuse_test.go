@@ -29,7 +29,8 @@ func mountsStory(c *testCluster) {
 	if got := c.exec("writer", "stat -c '%u %g' /data/file"); got != "1000 2000\n" {
 		c.t.Errorf("with fsGroup 2000 user 1000's file is of %q", got)
 	}
-	c.apply(sleeper("reader", "volumeMounts: [{name: v, mountPath: /data, readOnly: true}, {name: v, mountPath: /sub, subPath: sub}]",
+	c.apply(sleeper("reader",
+		"volumeMounts: [{name: v, mountPath: /data, readOnly: true}, {name: v, mountPath: /sub, subPath: sub}]",
 		volume) +
 		sleeper("claimant", "volumeMounts: [{name: v, mountPath: /data}]",
 			"volumes: [{name: v, persistentVolumeClaim: {claimName: many, readOnly: true}}]"))
@@ -78,7 +79,8 @@ func inUseStory(c *testCluster) {
 
 // oncePodStory: ReadWriteOncePod is for one pod at a time.
 func oncePodStory(c *testCluster) {
-	c.apply(strings.Replace(claim("single", "16Mi", ""), "[ReadWriteOnce]", "[ReadWriteOncePod]", 1) + user("holder", "single"))
+	c.apply(strings.Replace(claim("single", "16Mi", ""), "ReadWriteOnce", "ReadWriteOncePod", 1) +
+		user("holder", "single"))
 	c.waitReady("holder")
 	c.apply(user("waiter", "single"))
 	c.eventuallySays([]string{"ReadWriteOncePod"}, "describe", "pod/waiter")

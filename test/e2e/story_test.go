@@ -60,7 +60,7 @@ func (c *testCluster) eventuallyIs(object, path, want string) {
 	c.eventually(fmt.Sprintf("%s of %s is %q", path, object, want), func() error {
 		got, err := c.try(c.inNamespace("get", object, "-o", "jsonpath={"+path+"}")...)
 		if err != nil || got != want {
-			return fmt.Errorf("it is %q, %v", got, err)
+			return fmt.Errorf("it is %q, %w", got, err)
 		}
 		return nil
 	})
@@ -72,7 +72,7 @@ func (c *testCluster) eventuallyGone(object string) {
 	c.eventually(object+" is gone", func() error {
 		out, err := c.try(c.inNamespace("get", object)...)
 		if err == nil || !strings.Contains(out, "NotFound") {
-			return fmt.Errorf("%v: %s", err, out)
+			return fmt.Errorf("%w: %s", err, out)
 		}
 		return nil
 	})
@@ -140,7 +140,7 @@ func (c *testCluster) eventuallyEmpty() {
 	c.eventually("all volumes are gone", func() error {
 		out, err := c.try("kubectl", "get", "pv", "-o", "name")
 		if left, loops := c.pool(), c.loops(c.dir); err != nil || out != "" || len(left) > 0 || len(loops) > 0 {
-			return fmt.Errorf("%v, objects %q, pool %v, loop devices %v", err, out, left, loops)
+			return fmt.Errorf("%w, objects %q, pool %v, loop devices %v", err, out, left, loops)
 		}
 		return nil
 	})
