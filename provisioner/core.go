@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -55,6 +57,7 @@ func (c *core) provision(ctx context.Context, claim *corev1.PersistentVolumeClai
 		return err
 	}
 	if err := checkVolume(plan, volume); err != nil {
+		err := &callError{c.driver.name, "CreateVolume", status.Error(codes.Internal, err.Error())}
 		c.recorder.Event(claim, corev1.EventTypeWarning, ReasonProvisioningFailed, err.Error())
 		return errors.Join(err, c.discard(ctx, plan, volume))
 	}
@@ -86,7 +89,7 @@ func (c *core) create(
 	if what == created || ctx.Err() != nil {
 		return volume, err
 	}
-	err = fmt.Errorf("driver %s, StorageClass %s: %w", c.driver.name, plan.ClassName, err)
+	err = fmt.Errorf("StorageClass %s: %w", plan.ClassName, err)
 	switch what {
 	case unfinished:
 		c.recorder.Eventf(claim, corev1.EventTypeNormal, ReasonProvisioning,

@@ -80,7 +80,7 @@ func (c *core) reclaimVolume(ctx context.Context, cached *corev1.PersistentVolum
 // back here.
 func (c *core) removeVolume(ctx context.Context, pv *corev1.PersistentVolume) error {
 	if err := c.driver.delete(ctx, pv.Spec.CSI.VolumeHandle); err != nil {
-		err = fmt.Errorf("driver %s can not delete volume %s: %w", c.driver.name, pv.Spec.CSI.VolumeHandle, err)
+		err = fmt.Errorf("volume %s can not be deleted: %w", pv.Spec.CSI.VolumeHandle, err)
 		if ctx.Err() == nil {
 			c.recorder.Event(pv, corev1.EventTypeWarning, ReasonVolumeFailedDelete, err.Error()+"; will try again")
 		}

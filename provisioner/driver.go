@@ -27,7 +27,20 @@ type driverClient struct {
 	metrics *metrics
 }
 
-// call makes one CSI call and returns its error unchanged: its code is protocol.
+// callError is the error of a CSI call, in words fit for an Event. It unwraps to gRPC's status, whose code is protocol.
+type callError struct {
+	driver, operation string
+	status            error
+}
+
+func (e *callError) Error() string {
+	s := status.Convert(e.status)
+	return fmt.Sprintf("driver %s, %s: %s: %s", e.driver, e.operation, s.Code(), s.Message())
+}
+
+func (e *callError) Unwrap() error { return e.status }
+
+// call makes one CSI call. Its error is a *callError.
 func call[T any](
 	ctx context.Context, d *driverClient, operation string, f func(context.Context) (T, error),
 ) (T, error) {
@@ -43,7 +56,10 @@ func call[T any](
 			c.ResetConnectBackoff()
 		}
 	}
-	return answer, err
+	if err != nil {
+		return answer, &callError{driver: d.name, operation: operation, status: err}
+	}
+	return answer, nil
 }
 
 func (d *driverClient) create(ctx context.Context, request *csi.CreateVolumeRequest) (*csi.Volume, error) {
@@ -54,8 +70,8 @@ func (d *driverClient) create(ctx context.Context, request *csi.CreateVolumeRequ
 		return nil, err
 	}
 	if answer.GetVolume().GetVolumeId() == "" {
-		return nil, status.Errorf(codes.Internal, "driver %s answered CreateVolume without a volume ID, which the CSI "+
-			"specification requires", d.name)
+		return nil, &callError{d.name, "CreateVolume", status.Error(codes.Internal,
+			"the answer has no volume ID, which the CSI specification requires")}
 	}
 	return answer.GetVolume(), nil
 }

@@ -9,29 +9,33 @@ import (
 	"k8s.io/klog/v2"
 )
 
+// unfinishedLimit bounds the backoff after an unfinished answer: what is in the making may be there any moment, and so
+// may a driver that was away. A failure that the driver calls final gets the whole backoff.
+const unfinishedLimit = 10 * time.Second
+
 // queue hands keys to workers: one key to one worker at a time, failed keys again with exponential backoff.
 type queue[K comparable] struct {
-	workqueue.TypedRateLimitingInterface[K]
-	sync func(context.Context, K) error
-	log  klog.Logger
+	workqueue.TypedDelayingInterface[K]
+	backoff workqueue.TypedRateLimiter[K]
+	sync    func(context.Context, K) error
+	log     klog.Logger
 }
 
 func newQueue[K comparable](
 	name string, base, limit time.Duration, log klog.Logger, sync func(context.Context, K) error,
 ) *queue[K] {
 	return &queue[K]{
-		TypedRateLimitingInterface: workqueue.NewTypedRateLimitingQueueWithConfig(
-			workqueue.NewTypedItemExponentialFailureRateLimiter[K](base, limit),
-			workqueue.TypedRateLimitingQueueConfig[K]{Name: name},
-		),
-		sync: sync,
-		log:  log,
+		TypedDelayingInterface: workqueue.NewTypedDelayingQueueWithConfig(
+			workqueue.TypedDelayingQueueConfig[K]{Name: name}),
+		backoff: workqueue.NewTypedItemExponentialFailureRateLimiter[K](base, limit),
+		sync:    sync,
+		log:     log,
 	}
 }
 
 // restart has a key handled now, its backoff starting from the beginning.
 func (q *queue[K]) restart(key K) {
-	q.Forget(key)
+	q.backoff.Forget(key)
 	q.Add(key)
 }
 
@@ -59,13 +63,22 @@ func (q *queue[K]) next(ctx context.Context) bool {
 	if ctx.Err() != nil {
 		return true
 	}
-	if err := q.sync(ctx, key); err != nil {
-		if ctx.Err() == nil {
-			q.log.Info("Will try again", "key", key, "attempt", q.NumRequeues(key)+1, "err", err)
-			q.AddRateLimited(key)
-		}
-		return true
+	err := q.sync(ctx, key)
+	switch {
+	case err == nil:
+		q.backoff.Forget(key)
+	case ctx.Err() == nil:
+		delay := retryDelay(err, q.backoff.When(key))
+		q.log.Info("Will try again", "key", key, "after", delay, "err", err)
+		q.AddAfter(key, delay)
 	}
-	q.Forget(key)
 	return true
+}
+
+// retryDelay shortens a delay if the error is not the driver's final word, but one of the API server for example.
+func retryDelay(err error, delay time.Duration) time.Duration {
+	if classify(err) == unfinished {
+		return min(delay, unfinishedLimit)
+	}
+	return delay
 }

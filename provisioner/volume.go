@@ -16,10 +16,10 @@ func checkVolume(plan *Plan, volume *csi.Volume) error {
 	switch size := volume.GetCapacityBytes(); {
 	// Zero is the spec's "unknown".
 	case size != 0 && size < required:
-		return fmt.Errorf("the driver made volume %q with %d bytes, fewer than the %d requested",
+		return fmt.Errorf("volume %q has %d bytes, fewer than the %d requested",
 			volume.GetVolumeId(), size, required)
 	case plan.Request.GetAccessibilityRequirements() != nil && nodeAffinity(volume.GetAccessibleTopology()) == nil:
-		return fmt.Errorf("the driver did not say from where volume %q is accessible, although it has topology",
+		return fmt.Errorf("the answer does not say from where volume %q is accessible, although the driver has topology",
 			volume.GetVolumeId())
 	}
 	return nil
