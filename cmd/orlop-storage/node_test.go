@@ -23,6 +23,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	registerapi "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
 
+	"github.com/orlop-io/orlop/csi/host"
 	"github.com/orlop-io/orlop/test/leak"
 )
 
@@ -251,33 +252,53 @@ func TestNodeIsKilledAtWork(t *testing.T) {
 		}
 		p.end(unix.SIGKILL)
 		work.Wait()
+		p = start(t, dir)
+		p.removeAll(&ids)
+		p.end(unix.SIGTERM)
 	}
-	p := start(t, dir)
+}
+
+// removeAll removes the volumes that the driver lists and those in ids, whose removal may have been under way, and checks
+// that nothing is left.
+func (p *process) removeAll(ids *sync.Map) {
+	t := p.t
+	t.Helper()
 	resp, err := csi.NewControllerClient(p.conn).ListVolumes(t.Context(), &csi.ListVolumesRequest{})
 	must(t, err)
-	there := map[string]bool{}
 	for _, e := range resp.GetEntries() {
-		there[e.GetVolume().GetVolumeId()] = true
+		ids.Store(e.GetVolume().GetVolumeId(), true)
 	}
 	ids.Range(func(id, _ any) bool {
-		// Its removal may have been under way; its creation was not.
-		there[id.(string)] = true
+		must(t, p.remove(t.Context(), id.(string)))
+		ids.Delete(id)
 		return true
 	})
-	for id := range there {
-		must(t, p.remove(t.Context(), id))
-	}
-	left, err := os.ReadDir(filepath.Join(dir, "pool", "volumes"))
+	left, err := os.ReadDir(filepath.Join(p.dir, "pool", "volumes"))
 	if err != nil || len(left) > 0 {
 		t.Errorf("left in the pool: %v, %v", left, err)
 	}
+	for _, m := range mountsUnder(t, p.dir) {
+		t.Errorf("left mounted: %s", m)
+	}
+}
+
+func mountsUnder(t *testing.T, dir string) (targets []string) {
+	t.Helper()
+	mounts, err := host.New(nil).Mounts()
+	must(t, err)
+	for _, m := range mounts {
+		if strings.HasPrefix(m.Target, dir+"/") {
+			targets = append(targets, m.Target)
+		}
+	}
+	return targets
 }
 
 // The kubelet is told where the driver is; /readyz says what is missing until it has taken it.
 func TestNodeRegistersAndReports(t *testing.T) {
 	dir := newDir(t)
 	httpSocket := dir + "/http.sock"
-	start(t, dir, "--http-socket="+httpSocket)
+	p := start(t, dir, "--http-socket="+httpSocket)
 	client := &http.Client{Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -288,11 +309,12 @@ func TestNodeRegistersAndReports(t *testing.T) {
 		t.Helper()
 		var resp *http.Response
 		var err error
-		for { // the socket is made a moment after the CSI socket answers
-			if resp, err = client.Get("http://node" + path); !errors.Is(err, unix.ENOENT) || t.Context().Err() != nil {
+		for tick := time.NewTicker(time.Millisecond); ; <-tick.C {
+			// The socket is made a moment after the CSI socket answers.
+			if resp, err = client.Get("http://node" + path); !errors.Is(err, unix.ENOENT) || p.gone.Err() != nil {
+				tick.Stop()
 				break
 			}
-			time.Sleep(time.Millisecond)
 		}
 		must(t, err)
 		body, err := io.ReadAll(resp.Body)

@@ -125,7 +125,7 @@ func (d *Driver) GetCapacity(ctx context.Context, req *csi.GetCapacityRequest) (
 	if len(req.GetVolumeCapabilities()) > 0 {
 		var err error
 		if caps, err = capabilities(req.GetVolumeCapabilities()); err != nil {
-			return &csi.GetCapacityResponse{}, nil // no volume can have them, so there is no room for one
+			return &csi.GetCapacityResponse{}, nil //nolint:nilerr // no volume can have them, so there is no room for one
 		}
 	}
 	c, err := d.volumes.Capacity(ctx, req.GetParameters(), caps)

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// ErrToolMissing: a program that has to be there is not installed.
+// ErrToolMissing says that a program that has to be there is not installed.
 var ErrToolMissing = errors.New("program not found")
 
 // ToolError says how a program failed.

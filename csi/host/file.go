@@ -36,7 +36,7 @@ func (h *Host) Overwrite(l Label, f *os.File) error {
 	if err := ignoringEINTR(func() error { return unix.Fstatfs(int(f.Fd()), &st) }); err != nil {
 		return fmt.Errorf("statfs %s: %w", f.Name(), err)
 	}
-	if int64(st.Type) != unix.BTRFS_SUPER_MAGIC {
+	if st.Type != unix.BTRFS_SUPER_MAGIC {
 		return nil
 	}
 	const noCopyOnWrite = 0x00800000 // FS_NOCOW_FL of linux/fs.h

@@ -271,5 +271,5 @@ func flock(ctx context.Context, f *os.File) error {
 	}
 }
 
-// ErrLocked: another process holds the lock.
+// ErrLocked says that another process holds the lock.
 var ErrLocked = errors.New("held")

@@ -14,6 +14,7 @@ import (
 	"github.com/orlop-io/orlop/csi/local/loop"
 	"github.com/orlop-io/orlop/csi/volume"
 	"github.com/orlop-io/orlop/csi/volumetest"
+	"github.com/orlop-io/orlop/test/leak"
 )
 
 const clusterID = "test-cluster"
@@ -49,6 +50,7 @@ func subject(kind volume.Kind) volumetest.Subject {
 			}
 			return left, nil
 		},
+		LeakCheck:  func(t testing.TB, dir string) { leak.Check(t, leak.Under(dir)) },
 		Parameters: map[string]string{local.ParamBackend: string(kind)},
 	}
 }

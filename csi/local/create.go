@@ -150,7 +150,7 @@ func (p *Pool) Capacity(_ context.Context, params map[string]string, caps []volu
 	rule := m.Rule()
 	c := volume.Capacity{Minimum: rule.Min}
 	if checkCapabilities(m, caps) != nil {
-		return c, nil
+		return c, nil //nolint:nilerr // no volume can have them, so there is no room for one
 	}
 	if c.Available, err = p.available(); err != nil {
 		return volume.Capacity{}, err

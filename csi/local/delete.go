@@ -20,7 +20,7 @@ import (
 func (p *Pool) Delete(ctx context.Context, id volume.ID) error {
 	r, m, dir, err := p.openVolume(id)
 	if errors.Is(err, volume.ErrNotFound) {
-		return p.deleteIncomplete(ctx, id)
+		return p.deleteIncomplete(id)
 	}
 	if err != nil {
 		return fmt.Errorf("delete: %w", err)
@@ -43,7 +43,7 @@ func (p *Pool) Delete(ctx context.Context, id volume.ID) error {
 }
 
 // deleteIncomplete removes what an interrupted Create left of the volume, if anything.
-func (p *Pool) deleteIncomplete(ctx context.Context, id volume.ID) error {
+func (p *Pool) deleteIncomplete(id volume.ID) error {
 	if _, err := p.load(id.Key()); !errors.Is(err, errIncomplete) {
 		return nil
 	}
@@ -152,7 +152,8 @@ func (p *Pool) reconcileVolume(ctx context.Context, key string) error {
 		_, err := p.discard(key)
 		return err
 	}
-	if err != nil {
+	// A loop device under a file system goes with its last mount; one that a workload uses as it is stays.
+	if err != nil || !r.Block {
 		return err
 	}
 	_, m, dir, err := p.openVolume(r.id())

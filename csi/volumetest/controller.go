@@ -36,7 +36,7 @@ func testLifecycle(t *testing.T, s Subject) {
 	for range 2 {
 		w.ok(w.Publish(ctx, v.ID, w.publishRequest(1)))
 	}
-	w.write(1, "first")
+	w.write("first")
 	// Another workload on the node sees the same files.
 	w.ok(w.Publish(ctx, v.ID, w.publishRequest(2)))
 	if got := w.read(2); got != "first" {
@@ -77,8 +77,8 @@ func testLifecycle(t *testing.T, s Subject) {
 	w.down(v.ID)
 	w.ok(w.Delete(ctx, v.ID))
 	// A volume of the same name is a new one.
-	w.up("a")
-	w.write(1, "second")
+	w.up()
+	w.write("second")
 	w.down(v.ID)
 }
 
@@ -201,8 +201,8 @@ func testConcurrent(t *testing.T, s Subject) {
 
 func testDeleteInUse(t *testing.T, s Subject) {
 	w := newWorld(t, s)
-	v := w.up("a")
-	w.write(1, "kept")
+	v := w.up()
+	w.write("kept")
 	w.fails(w.Delete(t.Context(), v.ID), volume.ErrInUse)
 	w.ok(w.Unpublish(t.Context(), v.ID, w.target(1)))
 	w.fails(w.Delete(t.Context(), v.ID), volume.ErrInUse)

@@ -98,7 +98,7 @@ func stepsOf(
 				for _, before := range life[:i] {
 					w.ok(before.run(w, id))
 					if before.name == "publish" {
-						w.write(1, "kept")
+						w.write("kept")
 					}
 				}
 				arm()
@@ -152,7 +152,7 @@ func (w *world) finish(id volume.ID, i int) {
 			w.t.Fatalf("%s after the interruption: %v", st.name, err)
 		}
 		if st.name == "publish" {
-			w.write(1, "kept")
+			w.write("kept")
 		}
 		if st.name == "unpublish" || st.name == "unstage" {
 			w.checkKept(id)

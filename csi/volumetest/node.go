@@ -16,8 +16,8 @@ import (
 
 func testLostMount(t *testing.T, s Subject) {
 	w := newWorld(t, s)
-	v := w.up("a")
-	w.write(1, "kept")
+	v := w.up()
+	w.write("kept")
 	h := host.New(nil)
 	w.ok(h.Unmount("test", w.target(1)))
 	w.ok(h.Unmount("test", w.staging()))
@@ -49,8 +49,8 @@ func testOccupied(t *testing.T, s Subject) {
 
 func testReadOnly(t *testing.T, s Subject) {
 	w := newWorld(t, s)
-	v := w.up("a")
-	w.write(1, "kept")
+	v := w.up()
+	w.write("kept")
 	req := w.publishRequest(2)
 	req.ReadOnly = true
 	for range 2 {
@@ -59,7 +59,7 @@ func testReadOnly(t *testing.T, s Subject) {
 	if err := os.WriteFile(filepath.Join(w.target(2), "file"), nil, 0o600); !errors.Is(err, unix.EROFS) {
 		t.Errorf("write to a read-only target: %v", err)
 	}
-	w.write(1, "changed")
+	w.write("changed")
 	if got := w.read(2); got != "changed" {
 		t.Errorf("the read-only target shows %q", got)
 	}
@@ -104,7 +104,7 @@ func testNotStaged(t *testing.T, s Subject) {
 // A container's user is seldom root, and not every pod has an fsGroup (csi-driver-nfs #434, #894).
 func testAnyUser(t *testing.T, s Subject) {
 	w := newWorld(t, s)
-	v := w.up("a")
+	v := w.up()
 	// A fresh volume is empty, or a database refuses to begin in it.
 	names, err := os.ReadDir(w.target(1))
 	w.ok(err)
@@ -139,7 +139,7 @@ func testSize(t *testing.T, s Subject) {
 		t.Skip("the size is not enforced, and the volume's context says so")
 	}
 	w := newWorld(t, s)
-	v := w.up("a")
+	v := w.up()
 	f, err := os.Create(filepath.Join(w.target(1), "big"))
 	w.ok(err)
 	chunk, written := make([]byte, 1<<20), int64(0)

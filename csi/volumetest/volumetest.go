@@ -18,7 +18,6 @@ import (
 
 	"github.com/orlop-io/orlop/csi/host"
 	"github.com/orlop-io/orlop/csi/volume"
-	"github.com/orlop-io/orlop/test/leak"
 )
 
 // Size of the volumes that the suite makes, in bytes.
@@ -31,6 +30,8 @@ type Subject struct {
 	Open func(ctx context.Context, dir string, fault host.Fault) (Instance, error)
 	// Leftovers lists what is kept beneath dir for volumes, complete or not. It is empty when there are no volumes.
 	Leftovers func(dir string) ([]string, error)
+	// LeakCheck fails t when it leaves mounts, loop devices or processes of dir behind; it is called first in a test.
+	LeakCheck func(t testing.TB, dir string)
 	// Parameters of the StorageClass.
 	Parameters map[string]string
 	// Enforced says that a volume cannot grow past its size, Block that it can be a block device.
@@ -92,7 +93,7 @@ func newWorld(t *testing.T, s Subject) *world {
 	t.Helper()
 	dir := t.TempDir()
 	t.Cleanup(func() { sweep(t, dir) })
-	leak.Check(t, leak.Under(dir))
+	s.LeakCheck(t, dir)
 	w := &world{t: t, s: s, dir: dir}
 	w.open(nil)
 	t.Cleanup(w.close)
@@ -152,9 +153,9 @@ func (w *world) publishRequest(n int) volume.PublishRequest {
 }
 
 // up makes, stages and publishes a volume at target 1.
-func (w *world) up(name string) volume.Volume {
+func (w *world) up() volume.Volume {
 	w.t.Helper()
-	v := w.create(name)
+	v := w.create("a")
 	w.ok(w.Stage(w.t.Context(), v.ID, w.staging(), mountWriter))
 	w.ok(w.Publish(w.t.Context(), v.ID, w.publishRequest(1)))
 	return v
@@ -218,10 +219,10 @@ func (w *world) fails(err, want error) {
 	}
 }
 
-// write and read go through the published volume.
-func (w *world) write(n int, content string) {
+// write and read go through the published volume, write at target 1.
+func (w *world) write(content string) {
 	w.t.Helper()
-	f, err := os.Create(filepath.Join(w.target(n), "file"))
+	f, err := os.Create(filepath.Join(w.target(1), "file"))
 	w.ok(err)
 	_, err = f.WriteString(content)
 	w.ok(errors.Join(err, f.Sync(), f.Close()))

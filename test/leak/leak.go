@@ -124,7 +124,9 @@ func (s *scope) snapshot() ([]thing, error) {
 
 // remaining returns what is there now and was not before, once the grace is over or nothing is left.
 func (s *scope) remaining(before []thing) ([]thing, error) {
-	for deadline := time.Now().Add(grace); ; time.Sleep(pollInterval) {
+	deadline, tick := time.After(grace), time.NewTicker(pollInterval)
+	defer tick.Stop()
+	for over := false; ; {
 		now, err := s.snapshot()
 		if err != nil {
 			return nil, err
@@ -132,9 +134,14 @@ func (s *scope) remaining(before []thing) ([]thing, error) {
 		left := slices.DeleteFunc(now, func(i thing) bool {
 			return slices.ContainsFunc(before, func(b thing) bool { return b.kind == i.kind && b.key == i.key })
 		})
-		if len(left) == 0 || time.Now().After(deadline) {
+		if len(left) == 0 || over {
 			slices.SortFunc(left, func(a, b thing) int { return cmp.Compare(a.kind+a.text, b.kind+b.text) })
 			return left, nil
+		}
+		select {
+		case <-tick.C:
+		case <-deadline:
+			over = true
 		}
 	}
 }
