@@ -24,6 +24,7 @@ type logFile struct {
 	mu      sync.Mutex
 	tail    []string
 	partial []byte
+	trace   bool // the process is writing a Go stack trace, its last words
 }
 
 var _ io.WriteCloser = (*logFile)(nil)
@@ -48,7 +49,12 @@ func (l *logFile) Write(p []byte) (int, error) {
 		if i < 0 {
 			break
 		}
-		l.tail = append(l.tail, string(l.partial[:min(i, maxLine)]))
+		line := l.partial[:min(i, maxLine)]
+		l.trace = l.trace || isTrace(line)
+		// What a panic says stands above its trace, which would leave no room for it.
+		if !l.trace {
+			l.tail = append(l.tail, string(line))
+		}
 		l.partial = l.partial[i+1:]
 	}
 	if len(l.partial) > maxLine {
@@ -60,19 +66,24 @@ func (l *logFile) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// last returns the last lines written, the one that has no end yet among them: a process that dies in the middle of a
+// isTrace tells whether a line is the first of a Go stack trace, such as "goroutine 1 [running]:".
+func isTrace(line []byte) bool {
+	return bytes.HasPrefix(line, []byte("goroutine ")) && bytes.HasSuffix(line, []byte("]:"))
+}
+
+// last returns the last lines written, stack traces left out, the one that has no end yet among them: a process that dies in the middle of a
 // line has said what it could.
 func (l *logFile) last() []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	lines := slices.Clone(l.tail)
-	if len(l.partial) > 0 {
+	if len(l.partial) > 0 && !l.trace {
 		lines = append(lines, string(l.partial))
 	}
 	return lines[max(0, len(lines)-tailLines):]
 }
 
-// endLine ends a line that its process left open: what its successor writes is another.
+// endLine ends a line or stack trace that its process left open: what its successor writes is another.
 func (l *logFile) endLine() {
 	l.mu.Lock()
 	open := len(l.partial) > 0
@@ -80,6 +91,9 @@ func (l *logFile) endLine() {
 	if open {
 		_, _ = l.Write([]byte{'\n'})
 	}
+	l.mu.Lock()
+	l.trace = false
+	l.mu.Unlock()
 }
 
 func (l *logFile) Close() error { return l.file.Close() }

@@ -129,6 +129,8 @@ func TestTail(t *testing.T) {
 		{"a line without an end", []string{"one\npanic: "}, []string{"one", "panic: "}},
 		{"a line without an end among many", []string{strings.Join(numbered(0, 30), "\n")}, numbered(30-tailLines, 30)},
 		{"a line too long", []string{long, long, "\nnext\n"}, []string{long[:maxLine], "next"}},
+		{"a panic", []string{"one\npanic: no room\n\ngoroutine 1 [running]:\nmain.main()\n\t/ma"},
+			[]string{"one", "panic: no room", ""}},
 		{"an empty line", []string{"a\n\nb\n"}, []string{"a", "", "b"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
