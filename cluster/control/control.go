@@ -146,14 +146,14 @@ func (c *Client) do(ctx context.Context, method, url string) (*http.Response, er
 	return resp, nil
 }
 
-// notRunning makes ErrNotRunning of the errors that mean it: no socket, nobody behind it, or a peer that went away
-// in the middle. Others (no permission, no answer) say nothing of whether the cluster runs.
+// notRunning makes ErrNotRunning of the errors that mean it: no socket, a path too long for one (EINVAL), nobody behind
+// it, or a peer that went away in the middle. Others (no permission, no answer) say nothing of whether the cluster runs.
 func notRunning(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return err
 	}
 	for _, gone := range []error{fs.ErrNotExist, syscall.ECONNREFUSED, syscall.ECONNRESET, syscall.EPIPE, syscall.ENOTDIR,
-		io.EOF, io.ErrUnexpectedEOF} {
+		syscall.EINVAL, io.EOF, io.ErrUnexpectedEOF} {
 		if errors.Is(err, gone) {
 			return fmt.Errorf("%w (%w)", ErrNotRunning, err)
 		}
