@@ -87,6 +87,17 @@ func (d *driverClient) delete(ctx context.Context, volumeID string) error {
 	return err
 }
 
+// capacity asks how much room volumes with these parameters have on the node.
+func (d *driverClient) capacity(
+	ctx context.Context, parameters, topology map[string]string,
+) (*csi.GetCapacityResponse, error) {
+	return call(ctx, d, "GetCapacity", func(ctx context.Context) (*csi.GetCapacityResponse, error) {
+		return csi.NewControllerClient(d.conn).GetCapacity(ctx, &csi.GetCapacityRequest{
+			Parameters: parameters, AccessibleTopology: &csi.Topology{Segments: topology},
+		})
+	})
+}
+
 // describe asks the driver who and where it is. An error of type *driverMismatch is for good; any other may pass.
 func (d *driverClient) describe(ctx context.Context) (*driverInfo, error) {
 	identity, controller := csi.NewIdentityClient(d.conn), csi.NewControllerClient(d.conn)

@@ -52,6 +52,9 @@ type NodeConfig struct {
 	RetryBase, RetryLimit time.Duration
 	// Patience is how long a claim waits before an Event says that it is worked on. Default DefaultPatience.
 	Patience time.Duration
+	// Capacity has the node's free capacity published, if the driver has the GET_CAPACITY capability. Nil publishes
+	// nothing.
+	Capacity *CapacityConfig
 }
 
 // Node provisions the claims whose selected node this is, and deletes this node's volumes. It is made for drivers whose
@@ -63,6 +66,7 @@ type Node struct {
 	info     *driverInfo
 
 	cache   *nodeCache
+	room    *capacityPublisher // nil if nothing is published
 	claims  *queue[claimKey]
 	volumes *queue[string]
 	// provisioned holds the claims whose PersistentVolume was created and may not have come back through the informer.
@@ -79,6 +83,9 @@ func NewNode(config NodeConfig) (*Node, error) {
 		if absent {
 			missing = append(missing, fmt.Errorf("provisioner.NodeConfig: %s is required", name))
 		}
+	}
+	if config.Capacity != nil && config.Capacity.Namespace == "" {
+		missing = append(missing, errors.New("provisioner.CapacityConfig: Namespace is required"))
 	}
 	if err := errors.Join(missing...); err != nil {
 		return nil, err
@@ -126,6 +133,11 @@ func (n *Node) Run(ctx context.Context) error {
 		return err
 	}
 	n.cache = caches
+	if n.config.Capacity != nil && info.getCapacity {
+		if n.room, err = n.newCapacityPublisher(); err != nil {
+			return err
+		}
+	}
 	n.claims = newQueue("provision", n.config.RetryBase, n.config.RetryLimit, n.log, n.syncClaim)
 	defer n.claims.ShutDown()
 	n.volumes = newQueue("reclaim", n.config.RetryBase, n.config.RetryLimit, n.log, n.syncVolume)
@@ -148,6 +160,9 @@ func (n *Node) Run(ctx context.Context) error {
 	var group sync.WaitGroup
 	group.Go(func() { n.claims.run(ctx, n.config.Workers) })
 	group.Go(func() { n.volumes.run(ctx, n.config.Workers) })
+	if n.room != nil {
+		group.Go(func() { n.room.run(ctx) })
+	}
 	group.Wait()
 	return nil
 }

@@ -23,11 +23,14 @@ func (n *Node) syncClaim(ctx context.Context, key claimKey) error {
 	case err != nil:
 		return err
 	case claim != nil:
-		return n.serve(ctx, claim, recorded)
+		err = n.serve(ctx, claim, recorded)
 	case pending:
-		return n.settle(ctx, recorded)
+		err = n.settle(ctx, recorded)
+	default:
+		return nil
 	}
-	return nil
+	n.room.changed()
+	return err
 }
 
 // wanted returns the claim if, by the cache, this node is to make a volume for it.
@@ -122,5 +125,7 @@ func (n *Node) syncVolume(ctx context.Context, name string) error {
 	if !ours(pv, n.config.Driver) || !isLocal(pv, n.topology) {
 		return nil
 	}
-	return n.reclaimVolume(ctx, pv)
+	err = n.reclaimVolume(ctx, pv)
+	n.room.changed()
+	return err
 }

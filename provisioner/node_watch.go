@@ -27,6 +27,7 @@ func (n *Node) watch() error {
 	_, errClasses := n.cache.classInformer.AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc:    func(object any) { n.classSeen(object) },
 		UpdateFunc: func(_, object any) { n.classSeen(object) },
+		DeleteFunc: func(any) { n.room.changed() },
 	})
 	return errors.Join(errClaims, errVolumes, errClasses)
 }
@@ -93,6 +94,7 @@ func (n *Node) volumeGone(pv *corev1.PersistentVolume) {
 
 // classSeen tries the claims again that a new or changed class may help.
 func (n *Node) classSeen(object any) {
+	n.room.changed()
 	class, ok := object.(*storagev1.StorageClass)
 	if !ok || class.Provisioner != n.config.Driver {
 		return

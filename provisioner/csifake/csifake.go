@@ -40,6 +40,7 @@ type Driver struct {
 	calls         []Call
 	before, after Hook
 	shrink        int64
+	free          int64
 }
 
 // New makes a driver with topology: its volumes are accessible from the segments alone.
@@ -83,6 +84,20 @@ func (d *Driver) Before(hook Hook) { d.set(&d.before, hook) }
 
 // After is described at Before.
 func (d *Driver) After(hook Hook) { d.set(&d.after, hook) }
+
+// SetFree sets what GetCapacity answers, in bytes. It has no effect on CreateVolume.
+func (d *Driver) SetFree(bytes int64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.free = bytes
+}
+
+// GetCapacity implements csi.ControllerServer.
+func (d *Driver) GetCapacity(context.Context, *csi.GetCapacityRequest) (*csi.GetCapacityResponse, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return &csi.GetCapacityResponse{AvailableCapacity: d.free}, nil
+}
 
 // Shrink makes the driver answer with that many bytes fewer than requested.
 func (d *Driver) Shrink(bytes int64) {
@@ -192,6 +207,7 @@ func (d *Driver) ControllerGetCapabilities(
 	return &csi.ControllerGetCapabilitiesResponse{Capabilities: []*csi.ControllerServiceCapability{
 		rpc(csi.ControllerServiceCapability_RPC_CREATE_DELETE_VOLUME),
 		rpc(csi.ControllerServiceCapability_RPC_SINGLE_NODE_MULTI_WRITER),
+		rpc(csi.ControllerServiceCapability_RPC_GET_CAPACITY),
 	}}, nil
 }
 

@@ -13,6 +13,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -187,7 +188,7 @@ func (w *provisionWorld) extraClass(t testing.TB, suffix string, parameters map[
 	}
 	t.Cleanup(func() {
 		err := w.client.StorageV1().StorageClasses().Delete(context.Background(), name, metav1.DeleteOptions{})
-		if err != nil {
+		if err != nil && !apierrors.IsNotFound(err) {
 			t.Error(err)
 		}
 	})

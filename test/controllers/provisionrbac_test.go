@@ -31,15 +31,30 @@ const (
 	provisionNodeGroup  = "orlop:storage-nodes"
 )
 
-// provisionRole reads a ClusterRole and its binding from the deployment.
-func provisionRole(t testing.TB, name string) (*rbacv1.ClusterRole, *rbacv1.ClusterRoleBinding) {
+// provisionGrants is what the deployment grants under one name. The namespaced ones may be nil.
+type provisionGrants struct {
+	clusterRole    *rbacv1.ClusterRole
+	clusterBinding *rbacv1.ClusterRoleBinding
+	role           *rbacv1.Role
+	binding        *rbacv1.RoleBinding
+}
+
+func (g *provisionGrants) rules() []rbacv1.PolicyRule {
+	rules := g.clusterRole.Rules
+	if g.role != nil {
+		rules = append(slices.Clone(rules), g.role.Rules...)
+	}
+	return rules
+}
+
+// provisionRole reads the grants of a name from the deployment.
+func provisionRole(t testing.TB, name string) *provisionGrants {
 	t.Helper()
+	grants := &provisionGrants{}
 	data, err := os.ReadFile(provisionRBAC)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var role *rbacv1.ClusterRole
-	var binding *rbacv1.ClusterRoleBinding
 	documents := yaml.NewYAMLReader(bufio.NewReader(bytes.NewReader(data)))
 	for {
 		document, err := documents.Read()
@@ -56,22 +71,30 @@ func provisionRole(t testing.TB, name string) (*rbacv1.ClusterRole, *rbacv1.Clus
 		switch o := object.(type) {
 		case *rbacv1.ClusterRole:
 			if o.Name == name {
-				role = o
+				grants.clusterRole = o
 			}
 		case *rbacv1.ClusterRoleBinding:
 			if o.Name == name {
-				binding = o
+				grants.clusterBinding = o
+			}
+		case *rbacv1.Role:
+			if o.Name == name {
+				grants.role = o
+			}
+		case *rbacv1.RoleBinding:
+			if o.Name == name {
+				grants.binding = o
 			}
 		}
 	}
-	if role == nil || binding == nil {
+	if grants.clusterRole == nil || grants.clusterBinding == nil {
 		t.Fatalf("%s has no role %s with a binding of that name", provisionRBAC, name)
 	}
-	return role, binding
+	return grants
 }
 
-// provisionIdentity is an identity that has a role of the deployment for the time of the test. Other tests of the package
-// use the same user without that role.
+// provisionIdentity is an identity that has a role of the deployment for the time of the test. Other tests of the
+// package use the same user without that role.
 func provisionIdentity(t testing.TB, role, user string, groups ...string) *rest.Config {
 	t.Helper()
 	config, err := env.User(user, groups...)
@@ -82,13 +105,22 @@ func provisionIdentity(t testing.TB, role, user string, groups ...string) *rest.
 	if err != nil {
 		t.Fatal(err)
 	}
-	object, binding := provisionRole(t, role)
+	grants := provisionRole(t, role)
 	rbac, ctx := env.Client.RbacV1(), context.Background()
-	if _, err := rbac.ClusterRoles().Create(ctx, object, metav1.CreateOptions{}); err != nil &&
-		!apierrors.IsAlreadyExists(err) {
-		t.Fatal(err)
+	_, err = rbac.ClusterRoles().Create(ctx, grants.clusterRole, metav1.CreateOptions{})
+	errs := []error{err}
+	if grants.role != nil {
+		_, err = rbac.Roles(grants.role.Namespace).Create(ctx, grants.role, metav1.CreateOptions{})
+		errs = append(errs, err)
+		_, err = rbac.RoleBindings(grants.role.Namespace).Create(ctx, grants.binding, metav1.CreateOptions{})
+		errs = append(errs, err)
 	}
-	_, err = rbac.ClusterRoleBindings().Create(ctx, binding, metav1.CreateOptions{})
+	for _, err := range errs {
+		if err != nil && !apierrors.IsAlreadyExists(err) {
+			t.Fatal(err)
+		}
+	}
+	_, err = rbac.ClusterRoleBindings().Create(ctx, grants.clusterBinding, metav1.CreateOptions{})
 	if apierrors.IsAlreadyExists(err) {
 		return config
 	}
@@ -97,7 +129,7 @@ func provisionIdentity(t testing.TB, role, user string, groups ...string) *rest.
 	}
 	untilAuthorized(t, client, true)
 	t.Cleanup(func() {
-		if err := rbac.ClusterRoleBindings().Delete(ctx, binding.Name, metav1.DeleteOptions{}); err != nil {
+		if err := rbac.ClusterRoleBindings().Delete(ctx, grants.clusterBinding.Name, metav1.DeleteOptions{}); err != nil {
 			t.Error(err)
 		}
 		untilAuthorized(t, client, false)
@@ -123,12 +155,11 @@ func untilAuthorized(t testing.TB, client kubernetes.Interface, want bool) {
 	}
 }
 
-// provisionAllowed lists "verb resource" of everything that a ClusterRole of the deployment allows.
+// provisionAllowed lists "verb resource" of everything that the deployment grants under a name.
 func provisionAllowed(t *testing.T, name string) map[string]bool {
 	t.Helper()
-	role, _ := provisionRole(t, name)
 	allowed := map[string]bool{}
-	for _, rule := range role.Rules {
+	for _, rule := range provisionRole(t, name).rules() {
 		for _, resource := range rule.Resources {
 			for _, verb := range rule.Verbs {
 				allowed[verb+" "+resource] = true
