@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -21,9 +22,21 @@ const localDriver = "local.csi.orlop.io"
 // bootstrap does what needs the API server: applies the manifests, gives the node its pod range, and declares the
 // cluster ready once every component is, the node with them and the storage registered.
 func (c *Cluster) bootstrap(ctx context.Context) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	go c.watchStart(ctx)
+	watchCtx, stopWatching := context.WithCancel(ctx)
+	var watch sync.WaitGroup
+	watch.Go(func() { c.watchStart(watchCtx) })
+	err := c.start(ctx)
+	// Before the phase is set: a watch that looked a moment ago must not have the last word.
+	stopWatching()
+	watch.Wait()
+	if err == nil {
+		c.setPhase(PhaseReady, "", "")
+	}
+	return err
+}
+
+// start returns once the cluster is ready.
+func (c *Cluster) start(ctx context.Context) error {
 	objects, err := c.manifests()
 	if err != nil {
 		return err
@@ -31,27 +44,28 @@ func (c *Cluster) bootstrap(ctx context.Context) error {
 	if err := c.awaitReady(ctx, compAPIServer); err != nil {
 		return err
 	}
-	var last error
-	err = wait.PollUntilContextCancel(ctx, supervisor.PollInterval, true, func(ctx context.Context) (bool, error) {
-		last = c.apply(ctx, objects)
-		return last == nil, nil
-	})
-	if err != nil {
-		return errors.Join(err, last)
+	if err := c.step(ctx, func(ctx context.Context) error { return c.apply(ctx, objects) }); err != nil {
+		return err
 	}
 	for _, spec := range c.specs() {
 		if err := c.awaitReady(ctx, spec.Name); err != nil {
 			return err
 		}
 	}
-	err = wait.PollUntilContextCancel(ctx, supervisor.PollInterval, true, func(ctx context.Context) (bool, error) {
-		last = c.usable(ctx)
+	return c.step(ctx, c.usable)
+}
+
+// step tries until attempt succeeds, or ctx ends.
+func (c *Cluster) step(ctx context.Context, attempt func(context.Context) error) error {
+	var last error
+	err := wait.PollUntilContextCancel(ctx, supervisor.PollInterval, true, func(ctx context.Context) (bool, error) {
+		last = attempt(ctx)
+		c.phase.attempt(last)
 		return last == nil, nil
 	})
 	if err != nil {
 		return errors.Join(err, last)
 	}
-	c.setPhase(PhaseReady, "")
 	return nil
 }
 

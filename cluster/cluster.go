@@ -61,7 +61,7 @@ type Cluster struct {
 // credentials, configuration. Close gives the lock back. A directory that another process runs gives ErrRunning.
 func Prepare(ctx context.Context, o Options) (_ *Cluster, err error) {
 	if err := os.MkdirAll(filepath.Join(o.DataDir, "run"), 0o755); err != nil {
-		return nil, fmt.Errorf("data directory: %w", err)
+		return nil, fmt.Errorf("data directory %s cannot be made: %w; choose another with --data-dir", o.DataDir, err)
 	}
 	lock, err := acquire(Layout{DataDir: o.DataDir}.lockFile())
 	if err != nil {
@@ -80,7 +80,7 @@ func Prepare(ctx context.Context, o Options) (_ *Cluster, err error) {
 		Layout: Layout{DataDir: o.DataDir, BinDir: o.BinDir, Node: state.Node},
 		state:  state, log: o.Logger, lock: lock, started: time.Now(), phase: phaseState{phase: PhaseStarting},
 	}
-	if err := c.CheckSocketPaths(); err != nil {
+	if err := c.Check(); err != nil {
 		return nil, err
 	}
 	if err := c.check(ctx); err != nil {

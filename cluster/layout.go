@@ -3,6 +3,9 @@ package cluster
 import (
 	"fmt"
 	"path/filepath"
+	"strings"
+	"unicode"
+	"unicode/utf8"
 )
 
 // Layout names every file of a cluster beneath its data directory, and the programs it runs.
@@ -74,8 +77,23 @@ func (l Layout) storageSocket(component string) string { return l.data("run", co
 // maxSocketPath is the longest path the kernel binds a Unix socket to, in bytes (sun_path less its NUL).
 const maxSocketPath = 107
 
-// CheckSocketPaths refuses a data directory beneath which a socket's path would be too long for the kernel.
-func (l Layout) CheckSocketPaths() error {
+// unspeakable are the characters of a path that one of those who are told it would take for something else: the options of
+// overlay mounts, the Corefile, URLs of sockets.
+const unspeakable = `"'\:,;{}$%?#` + "`"
+
+// Check refuses a data directory whose path the components cannot be told, or beneath which a socket's path would be
+// too long for the kernel. It looks at the path alone.
+func (l Layout) Check() error {
+	for _, r := range l.DataDir {
+		if strings.ContainsRune(unspeakable, r) || !unicode.IsPrint(r) || r == utf8.RuneError {
+			return fmt.Errorf("data directory %q: its path contains %q, which mount options or configuration files cannot take; "+
+				"choose a --data-dir without it", l.DataDir, r)
+		}
+	}
+	return l.checkSocketPaths()
+}
+
+func (l Layout) checkSocketPaths() error {
 	longest := ""
 	for _, s := range l.sockets() {
 		if len(s) > len(longest) {
@@ -83,8 +101,8 @@ func (l Layout) CheckSocketPaths() error {
 		}
 	}
 	if over := len(longest) - maxSocketPath; over > 0 {
-		return fmt.Errorf("data directory %s: the Unix socket %s would have a path of %d bytes and the kernel allows %d; choose a --data-dir at least %d bytes shorter",
-			l.DataDir, longest, len(longest), maxSocketPath, over)
+		return fmt.Errorf("data directory %s: the Unix socket %s would have a path of %d bytes and the kernel allows %d; "+
+			"choose a --data-dir at least %d bytes shorter", l.DataDir, longest, len(longest), maxSocketPath, over)
 	}
 	return nil
 }

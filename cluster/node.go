@@ -129,7 +129,7 @@ func (c *Cluster) corefile() []byte {
 	errors
 	ready 127.0.0.1:%d
 	kubernetes %s in-addr.arpa ip6.arpa {
-		kubeconfig %s
+		kubeconfig "%s"
 		pods insecure
 		fallthrough in-addr.arpa ip6.arpa
 		ttl 30

@@ -5,16 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/orlop-io/orlop/cluster/dnsrelay"
-	"github.com/orlop-io/orlop/cluster/supervisor"
 )
 
-// stopTimeout bounds a whole stop: pods, processes, mounts.
+// stopTimeout bounds the stop of pods and processes; what is left then is killed.
 const stopTimeout = 60 * time.Second
 
 // Run holds the cluster up until ctx ends, then stops it: pods first, then the processes, then what they leave
@@ -22,17 +20,18 @@ const stopTimeout = 60 * time.Second
 func (c *Cluster) Run(ctx context.Context) error {
 	stopCtx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	context.AfterFunc(ctx, func() {
-		c.setPhase(PhaseStopping, "")
-		time.AfterFunc(stopTimeout, cancel)
-	})
+	defer context.AfterFunc(ctx, func() {
+		c.setPhase(PhaseStopping, "", "")
+		timer := time.AfterFunc(stopTimeout, cancel)
+		context.AfterFunc(stopCtx, func() { timer.Stop() })
+	})()
 	group, groupCtx := errgroup.WithContext(ctx)
 	group.Go(func() error { return c.supervisor.Run(groupCtx, stopCtx) })
 	group.Go(func() error {
 		// A bootstrap that failed leaves the cluster up, for its logs and for `orlop kubectl`: the phase says it.
 		if err := c.bootstrap(groupCtx); err != nil && groupCtx.Err() == nil {
 			c.log.Error("bootstrap failed", "error", err)
-			c.setPhase(PhaseFailed, err.Error())
+			c.setPhase(PhaseFailed, "", err.Error())
 		}
 		return nil
 	})
@@ -40,7 +39,8 @@ func (c *Cluster) Run(ctx context.Context) error {
 		group.Go(func() error { return c.relay(groupCtx) })
 	}
 	err := group.Wait()
-	return errors.Join(err, c.teardown(stopCtx))
+	// In a time of its own: a stop that took too long is what leaves most behind.
+	return errors.Join(err, teardown(context.WithoutCancel(ctx), c.Layout, c.state))
 }
 
 // relay answers the node's questions about names outside the cluster, from the host's side of the link: the
@@ -56,20 +56,9 @@ func (c *Cluster) relay(ctx context.Context) error {
 
 const hostResolvConf = "/etc/resolv.conf"
 
-// phaseState is where the cluster as a whole is.
-type phaseState struct {
-	mu     sync.Mutex
-	phase  Phase
-	reason string
-}
-
-func (c *Cluster) setPhase(phase Phase, reason string) {
-	c.phase.mu.Lock()
-	// Once it is being stopped nothing else is news.
-	if c.phase.phase != PhaseStopping {
-		c.phase.phase, c.phase.reason = phase, reason
-	}
-	c.phase.mu.Unlock()
+// setPhase changes the phase and wakes those who Wait.
+func (c *Cluster) setPhase(phase Phase, component, reason string) {
+	c.phase.set(phase, component, reason)
 	c.supervisor.Touch()
 }
 
@@ -81,7 +70,8 @@ func (c *Cluster) Status() Status {
 	return Status{
 		ID: c.state.ID, Node: c.Node, DataDir: c.DataDir, Kubeconfig: c.Kubeconfig(), Server: c.net.apiURL(),
 		NodeIP: c.net.NodeIP.String(), Netns: c.net.Netns, Plain: c.state.Plain, PID: os.Getpid(),
-		Phase: c.phase.phase, Error: c.phase.reason, Components: components, Version: version,
+		Phase: c.phase.phase, FailedComponent: c.phase.component, Error: c.phase.reason,
+		Components: components, Version: version,
 	}
 }
 
@@ -94,23 +84,4 @@ func (c *Cluster) awaitReady(ctx context.Context, name string) error {
 		return fmt.Errorf("waiting for %s: %w", name, err)
 	}
 	return nil
-}
-
-// Failures before a component that has never been ready makes the start a failed one.
-const startFailures = 4
-
-// watchStart fails the start when a component keeps ending before it was ever ready. The supervisor goes on trying.
-func (c *Cluster) watchStart(ctx context.Context) {
-	var version uint64
-	for ctx.Err() == nil {
-		statuses, v := c.supervisor.Status()
-		for _, s := range statuses {
-			if s.Restarts >= startFailures && s.Took == 0 && s.State == supervisor.Failed {
-				c.setPhase(PhaseFailed, fmt.Sprintf("%s %s", s.Name, s.Reason))
-				return
-			}
-		}
-		version = v
-		c.supervisor.Wait(ctx, version)
-	}
 }

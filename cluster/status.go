@@ -4,19 +4,21 @@ import "github.com/orlop-io/orlop/cluster/supervisor"
 
 // Status is what `orlop status -o json` prints of a running cluster.
 type Status struct {
-	ID         string              `json:"id"`
-	Node       string              `json:"node"`
-	DataDir    string              `json:"dataDir"`
-	Kubeconfig string              `json:"kubeconfig"`
-	Server     string              `json:"server"`
-	NodeIP     string              `json:"nodeIP"`
-	Netns      string              `json:"netns,omitempty"`
-	Plain      bool                `json:"plain"`
-	PID        int                 `json:"pid"` // the supervisor's
-	Phase      Phase               `json:"phase"`
-	Error      string              `json:"error,omitempty"` // why the phase is failed
-	Components []supervisor.Status `json:"components"`
-	Version    uint64              `json:"version"` // grows with every change of the above
+	ID         string `json:"id"`
+	Node       string `json:"node"`
+	DataDir    string `json:"dataDir"`
+	Kubeconfig string `json:"kubeconfig"`
+	Server     string `json:"server"`
+	NodeIP     string `json:"nodeIP"`
+	Netns      string `json:"netns,omitempty"`
+	Plain      bool   `json:"plain"`
+	PID        int    `json:"pid"` // the supervisor's
+	Phase      Phase  `json:"phase"`
+	Error      string `json:"error,omitempty"` // why the phase is failed
+	// FailedComponent is the one to blame for a failed phase, if it is one.
+	FailedComponent string              `json:"failedComponent,omitempty"`
+	Components      []supervisor.Status `json:"components"`
+	Version         uint64              `json:"version"` // grows with every change of the above
 }
 
 // Phase is where the cluster as a whole is.

@@ -21,15 +21,8 @@ import (
 	"github.com/orlop-io/orlop/cluster/nodenet"
 )
 
-// teardown takes out of the kernel what a stopped cluster leaves there: processes of pods that outlived their
-// runtime, mounts and loop devices beneath the data directory, cgroups, the network namespace. Each step runs
-// whatever became of the one before; what is gone already is fine.
-func (c *Cluster) teardown(ctx context.Context) error {
-	return teardown(ctx, c.Layout, c.state)
-}
-
-// Teardown is teardown for a cluster whose supervisor is gone, killed or never started. It takes the data directory's
-// lock, so ErrRunning is returned for a cluster that runs.
+// Teardown cleans up after a cluster whose supervisor is gone, killed or never started. It takes the data directory's
+// lock, so ErrRunning is returned for a cluster that runs. It gives up after teardownTimeout.
 func Teardown(ctx context.Context, dataDir, binDir string) error {
 	state, err := ReadState(dataDir)
 	if err != nil {
@@ -43,12 +36,22 @@ func Teardown(ctx context.Context, dataDir, binDir string) error {
 	return errors.Join(teardown(ctx, l, state), lock.Close())
 }
 
+// teardownTimeout bounds a teardown: a process in an uninterruptible sleep may never end.
+const teardownTimeout = 30 * time.Second
+
+// teardown takes out of the kernel what a stopped cluster leaves there: processes of pods that outlived their
+// runtime, mounts and loop devices beneath the data directory, cgroups, the network namespace. Each step runs
+// whatever became of the one before; what is gone already is fine.
 func teardown(ctx context.Context, l Layout, state *State) error {
+	ctx, cancel := context.WithTimeout(ctx, teardownTimeout)
+	defer cancel()
 	cgroupOf := "/orlop/" + state.ID
 	var errs []error
 	errs = append(errs, killPods(ctx, l, cgroupOf))
-	errs = append(errs, unmountBeneath(l.DataDir))
-	errs = append(errs, detachLoops(l.DataDir))
+	for _, dir := range []string{l.kubeletDir(), l.containerdDir(), l.containerdState(), l.poolDir()} {
+		errs = append(errs, unmountBeneath(dir))
+	}
+	errs = append(errs, detachLoops(l.poolDir()))
 	if err := cgroup.RemoveRoot(ctx, cgroupOf); err != nil {
 		errs = append(errs, err)
 	}
@@ -124,10 +127,13 @@ func shimsOf(socket string) ([]int, error) {
 	return pids, nil
 }
 
-// unmountBeneath unmounts everything mounted beneath dir, the last first. A mount that is busy is detached lazily: its
-// users are killed already, and what still holds it is the kernel's to finish.
+// unmountBeneath unmounts everything mounted beneath dir, the last first, but not on dir itself: there, or further up,
+// it is a disk that somebody gave the data, and not ours. A mount that is busy is detached lazily: its users are
+// killed already, and what still holds it is the kernel's to finish.
 func unmountBeneath(dir string) error {
-	mounts, err := mountinfo.GetMounts(mountinfo.PrefixFilter(dir))
+	mounts, err := mountinfo.GetMounts(func(m *mountinfo.Info) (skip, stop bool) {
+		return !strings.HasPrefix(m.Mountpoint, dir+"/"), false
+	})
 	if err != nil {
 		return err
 	}

@@ -112,6 +112,7 @@ func (p *process) pollReady(ctx context.Context, started time.Time) {
 
 // poll calls check until it returns nil, telling in the status why it did not. The error is ctx's.
 func (p *process) poll(ctx context.Context, check func(context.Context) error) error {
+	told := ""
 	for check != nil {
 		attempt, cancel := context.WithTimeout(ctx, p.spec.ProbeTimeout)
 		err := check(attempt)
@@ -119,7 +120,9 @@ func (p *process) poll(ctx context.Context, check func(context.Context) error) e
 		if err == nil {
 			break
 		}
-		if ctx.Err() == nil {
+		// The same again is no news to those who wait for some.
+		if ctx.Err() == nil && err.Error() != told {
+			told = err.Error()
 			p.owner.update(p, func(s *Status) { s.Reason = err.Error() })
 		}
 		if !wait(ctx, PollInterval) {

@@ -109,7 +109,7 @@ func sameMode(cmd *cobra.Command, mode modeFlags, s *cluster.Status) error {
 
 // startSupervisor runs `orlop supervise` in a session of its own, and returns once it answers or has said why not.
 func startSupervisor(cmd *cobra.Command, l cluster.Layout, mode modeFlags) (err error) {
-	if err := l.CheckSocketPaths(); err != nil {
+	if err := l.Check(); err != nil {
 		return err
 	}
 	log, err := openSupervisorLog(l)
