@@ -46,12 +46,12 @@ func start(t *testing.T, script string) *exec.Cmd {
 // eventually polls until ok is true, and fails the test after a time that no loaded machine needs.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
-	for !ok() {
+	poll := time.NewTicker(5 * time.Millisecond)
+	defer poll.Stop()
+	for deadline := time.Now().Add(30 * time.Second); !ok(); <-poll.C {
 		if time.Now().After(deadline) {
 			t.Fatalf("gave up waiting until %s", what)
 		}
-		time.Sleep(5 * time.Millisecond)
 	}
 }
 

@@ -64,14 +64,14 @@ run() {
 eventually() {
 	end=$(($(now) + $1))
 	shift
-	until "$@" >"$work/out" 2>&1; do
+	until "$@" >"$out" 2>&1; do
 		if [ "$(now)" -ge "$end" ]; then
-			cat "$work/out"
+			cat "$out"
 			return 1
 		fi
 		sleep 0.1
 	done
-	cat "$work/out"
+	cat "$out"
 }
 
 # sql POD HOST STATEMENT runs a statement with the client in one pod on the server at a host.
@@ -133,13 +133,13 @@ finish() {
 	if [ -n "$keep" ]; then
 		echo "The cluster is left as it is. To remove it: $orlop --data-dir $ORLOP_DATA_DIR down --purge"
 	elif [ -d "$ORLOP_DATA_DIR" ]; then
-		"$orlop" down --purge >"$work/out" 2>&1 || {
-			cat "$work/out"
+		"$orlop" down --purge >"$out" 2>&1 || {
+			cat "$out"
 			echo "The cluster could not be removed: run $orlop --data-dir $ORLOP_DATA_DIR down --purge"
 			[ "$status" -ne 0 ] || status=1
 		}
 	fi
-	rm -rf "$work"
+	rm -f "$out"
 	exit "$status"
 }
 
@@ -153,8 +153,9 @@ finish() {
 }
 
 began=$(now)
-work=$(mktemp -d /var/tmp/orlop-demo.XXXXXX)
-export ORLOP_DATA_DIR="$work/cluster"
+ORLOP_DATA_DIR=$(mktemp -d /var/tmp/orlop-demo.XXXXXX)
+export ORLOP_DATA_DIR
+out=$(mktemp)
 trap finish EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM

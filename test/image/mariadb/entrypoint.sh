@@ -104,17 +104,22 @@ if [ -e $marker ] || [ -z "$(contents)" ]; then
 	sync -f $data
 	umask 077
 	sql=$(mktemp)
+	log=$(mktemp)
 	child=
-	trap '[ -z "$child" ] || kill "$child" 2>/dev/null; rm -f "$sql"; exit 143' TERM INT
+	trap '[ -z "$child" ] || kill "$child" 2>/dev/null; rm -f "$sql" "$log"; exit 143' TERM INT
 	accounts >"$sql"
 	[ -z "$as" ] || chown mysql "$sql"
 	# In the background, since a shell runs no trap while it waits for a command.
-	mariadb-install-db $as --datadir=$data --skip-test-db --skip-name-resolve \
-		--auth-root-authentication-method=normal --extra-file="$sql" >/dev/null & # the server's errors are on stderr
+	mariadb-install-db $as --datadir=$data --skip-test-db --skip-name-resolve --force \
+		--auth-root-authentication-method=normal --extra-file="$sql" >"$log" &
 	child=$!
-	wait $child || die "the set-up failed: see above; it is done again at the next start"
+	wait $child || {
+		cat "$log" >&2 # a page of advice, of use in this case alone
+		rm -f "$sql" "$log"
+		die "the set-up failed: see above; it is done again at the next start"
+	}
 	trap - TERM INT
-	rm -f "$sql"
+	rm -f "$sql" "$log"
 	sync -f $data
 	rm $marker
 	umask 022
