@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"regexp"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -17,6 +18,9 @@ import (
 
 // stateVersion is the format of a data directory. A newer one is refused, an older one would be migrated.
 const stateVersion = 1
+
+// validID is the form of a cluster's ID.
+var validID = regexp.MustCompile(`^[0-9a-f]{8}$`)
 
 // State is what a cluster is, from its first start to its purge: cluster.json in the data directory.
 type State struct {
@@ -38,8 +42,13 @@ func ReadState(dataDir string) (*State, error) {
 	if err := json.Unmarshal(data, &s); err != nil {
 		return nil, fmt.Errorf("%s: %w; it is damaged: restore it, or start a new cluster in another --data-dir", path, err)
 	}
-	if s.Version > stateVersion {
+	switch {
+	case s.Version > stateVersion:
 		return nil, fmt.Errorf("%s has format %d and this orlop knows up to %d: use the newer orlop that made it", path, s.Version, stateVersion)
+	// Both become parts of paths and names of what is removed at the stop: empty, they would mean other clusters' as well.
+	case !validID.MatchString(s.ID) || len(validation.IsDNS1123Subdomain(s.Node)) > 0:
+		return nil, fmt.Errorf("%s: the cluster's id %q or node %q is none; it is damaged: restore it, or start a new cluster in another --data-dir",
+			path, s.ID, s.Node)
 	}
 	return &s, nil
 }

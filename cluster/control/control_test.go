@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -255,7 +256,7 @@ func TestGarbageIsRefused(t *testing.T) {
 	}
 	// A version that is none is answered at once, as no version at all.
 	resp, err := client.do(t.Context(), "GET", "http://orlop/v1/status?after=x")
-	if err != nil || resp.StatusCode != 200 {
+	if err != nil || resp.StatusCode != http.StatusOK {
 		t.Fatalf("%v, %v", resp, err)
 	}
 	if err := resp.Body.Close(); err != nil {

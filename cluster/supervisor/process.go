@@ -34,13 +34,13 @@ func newProcess(owner *Supervisor, spec Spec, log *logFile) *process {
 func (p *process) run(ctx, stopCtx context.Context) error {
 	backoff := minBackoff
 	for {
-		p.enter(Waiting, "")
-		if err := p.owner.waitAll(ctx, p.owner.dependencies(p), Ready); err != nil {
-			p.enter(Stopped, "")
+		p.enter(Waiting)
+		if p.owner.waitAll(ctx, p.owner.dependencies(p), Ready) != nil {
+			p.enter(Stopped)
 			return nil
 		}
-		if err := p.poll(ctx, p.spec.Gate); err != nil {
-			p.enter(Stopped, "")
+		if p.poll(ctx, p.spec.Gate) != nil {
+			p.enter(Stopped)
 			return nil
 		}
 		started := time.Now()
@@ -57,7 +57,7 @@ func (p *process) run(ctx, stopCtx context.Context) error {
 			s.Restarts++
 		})
 		if !wait(ctx, backoff) {
-			p.enter(Stopped, "")
+			p.enter(Stopped)
 			return nil
 		}
 		backoff = min(2*backoff, maxBackoff)
@@ -138,7 +138,7 @@ func (p *process) stop(ctx context.Context, cmd *exec.Cmd, ended <-chan error) e
 	if err := p.owner.waitAll(ctx, p.owner.dependents(p), Stopped); err != nil {
 		errs = append(errs, fmt.Errorf("%s: stopped before those that need it: %w", p.spec.Name, err))
 	}
-	p.enter(Stopping, "")
+	p.enter(Stopping)
 	if p.spec.PreStop != nil {
 		if err := p.spec.PreStop(ctx); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", p.spec.Name, err))
@@ -149,15 +149,16 @@ func (p *process) stop(ctx context.Context, cmd *exec.Cmd, ended <-chan error) e
 	}
 	timeout, cancel := context.WithTimeout(ctx, p.spec.StopTimeout)
 	defer cancel()
+	// How it ends when asked to is its own affair.
 	select {
-	case <-ended:
+	case _ = <-ended:
 	case <-timeout.Done():
 		if err := p.signal(cmd, syscall.SIGKILL); err != nil {
 			errs = append(errs, err)
 		}
-		<-ended
+		_ = <-ended
 	}
-	p.enter(Stopped, "")
+	p.enter(Stopped)
 	return errors.Join(errs...)
 }
 
@@ -168,9 +169,9 @@ func (p *process) signal(cmd *exec.Cmd, sig syscall.Signal) error {
 	return nil
 }
 
-func (p *process) enter(state State, reason string) {
+func (p *process) enter(state State) {
 	p.owner.update(p, func(s *Status) {
-		s.State, s.Since, s.Reason = state, time.Now(), reason
+		s.State, s.Since, s.Reason = state, time.Now(), ""
 		if state == Stopped {
 			s.PID = 0
 		}
