@@ -21,7 +21,9 @@ func (c *Controller) release(ctx context.Context, pv *corev1.PersistentVolume) e
 	}
 	switch policy := pv.Spec.PersistentVolumeReclaimPolicy; policy {
 	case corev1.PersistentVolumeReclaimRetain:
-		return nil
+		// It may have failed under another policy, and its owner followed the advice to retain it.
+		_, err := c.setVolumePhase(ctx, pv, corev1.VolumeReleased)
+		return err
 	case corev1.PersistentVolumeReclaimDelete:
 		if deletedElsewhere(pv) {
 			return nil

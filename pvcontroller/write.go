@@ -70,7 +70,11 @@ func (c *Controller) keepClaim(ctx context.Context, claim, updated *corev1.Persi
 	*corev1.PersistentVolumeClaim, error,
 ) {
 	if apierrors.IsConflict(err) {
-		_, readErr := c.readClaim(ctx, claim.Namespace, claim.Name)
+		fresh, readErr := c.readClaim(ctx, claim.Namespace, claim.Name)
+		if fresh != nil && fresh.Spec.VolumeName != "" {
+			// It has its volume. One that was written for it in vain is to be let go without waiting for the cache.
+			c.enqueueVolumesOf(fresh)
+		}
 		return nil, errors.Join(err, readErr)
 	}
 	if err != nil {

@@ -108,11 +108,12 @@ func (w *pvWorld) pv(name, size string, edit ...func(*corev1.PersistentVolume)) 
 }
 
 func (w *pvWorld) claim(name, size string, edit ...func(*corev1.PersistentVolumeClaim)) *corev1.PersistentVolumeClaim {
+	class := w.class
 	claim := &corev1.PersistentVolumeClaim{
 		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: w.ns},
 		Spec: corev1.PersistentVolumeClaimSpec{
 			AccessModes:      []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce},
-			StorageClassName: &w.class,
+			StorageClassName: &class,
 			Resources: corev1.VolumeResourceRequirements{
 				Requests: corev1.ResourceList{corev1.ResourceStorage: resource.MustParse(size)},
 			},
@@ -283,7 +284,7 @@ func (w *pvWorld) checkBindings() (pairs int) {
 	for i := range claims.Items {
 		claim := &claims.Items[i]
 		switch own := volumes[claim.UID]; {
-		case claim.Spec.VolumeName == "" && len(own) == 0:
+		case claim.Annotations["pv.kubernetes.io/bind-completed"] == "" && len(own) == 0:
 		case len(own) == 1 && own[0] == claim.Spec.VolumeName:
 			pairs++
 		default:

@@ -117,6 +117,15 @@ func TestRecycleWithoutARecyclerFails(t *testing.T) {
 	w.deleteClaim("data")
 	w.untilPVPhase(pv.Name, corev1.VolumeFailed)
 	w.untilEvent(pv, "VolumeFailedRecycle", "no recycler", "hostPath", "Retain")
+
+	// Its owner does what the event says.
+	if _, err := w.client.CoreV1().PersistentVolumes().Patch(t.Context(), pv.Name, "application/merge-patch+json",
+		[]byte(`{"spec":{"persistentVolumeReclaimPolicy":"Retain"}}`), metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if released := w.untilPVPhase(pv.Name, corev1.VolumeReleased); released.Status.Message != "" {
+		t.Errorf("it is Released, and still says %q", released.Status.Message)
+	}
 }
 
 func recycled(pv *corev1.PersistentVolume) {

@@ -27,6 +27,10 @@ func TestStaticPoolBindsTheSmallestThatFits(t *testing.T) {
 			t.Errorf("annotation %s is %q", annotation, claim.Annotations[annotation])
 		}
 	}
+	// The cache drops managed fields; what is written back must not.
+	if len(claim.ManagedFields) < 2 {
+		t.Errorf("managed fields %v, want those of the creator and of the controller", claim.ManagedFields)
+	}
 	if pv := w.getPV(fit.Name); pv.Status.Phase != corev1.VolumeBound || pv.Spec.ClaimRef.UID != claim.UID {
 		t.Errorf("volume is %s for %v", pv.Status.Phase, pv.Spec.ClaimRef)
 	}
