@@ -35,11 +35,7 @@ func (p *process) run(ctx, stopCtx context.Context) error {
 	backoff := minBackoff
 	for {
 		p.enter(Waiting)
-		if p.owner.waitAll(ctx, p.owner.dependencies(p), Ready) != nil {
-			p.enter(Stopped)
-			return nil
-		}
-		if p.poll(ctx, p.spec.Gate) != nil {
+		if !p.mayStart(ctx) {
 			p.enter(Stopped)
 			return nil
 		}
@@ -64,6 +60,14 @@ func (p *process) run(ctx, stopCtx context.Context) error {
 	}
 }
 
+// mayStart waits for the dependencies and the gate; false when ctx ended first.
+func (p *process) mayStart(ctx context.Context) bool {
+	return p.owner.waitAll(ctx, p.owner.dependencies(p), Ready) == nil && p.poll(ctx, p.spec.Gate) == nil
+}
+
+// ending is how a process ended, in the words of exec.Cmd.Wait.
+type ending struct{ err error }
+
 // once runs the process until it ends. stopped tells that it was asked to; otherwise err says how it ended.
 func (p *process) once(ctx, stopCtx context.Context) (stopped bool, err error) {
 	cmd := exec.Command(p.spec.Path, p.spec.Args...)
@@ -79,8 +83,8 @@ func (p *process) once(ctx, stopCtx context.Context) (stopped bool, err error) {
 	p.owner.update(p, func(s *Status) {
 		s.State, s.Since, s.PID = Starting, time.Now(), cmd.Process.Pid
 	})
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
+	ended := make(chan ending, 1)
+	go func() { ended <- ending{cmd.Wait()} }()
 
 	pollCtx, stopPolling := context.WithCancel(ctx)
 	polled := make(chan struct{})
@@ -88,8 +92,9 @@ func (p *process) once(ctx, stopCtx context.Context) (stopped bool, err error) {
 		defer close(polled)
 		p.pollReady(pollCtx, started)
 	}()
+	var end ending
 	select {
-	case err = <-ended:
+	case end = <-ended:
 	case <-ctx.Done():
 		stopPolling()
 		<-polled
@@ -97,7 +102,7 @@ func (p *process) once(ctx, stopCtx context.Context) (stopped bool, err error) {
 	}
 	stopPolling()
 	<-polled
-	return false, exitReason(err)
+	return false, exitReason(end.err)
 }
 
 // pollReady returns when the process is ready, or ctx ends.
@@ -133,7 +138,7 @@ func (p *process) poll(ctx context.Context, check func(context.Context) error) e
 }
 
 // stop waits for those that depend on the process, runs its PreStop, and ends it.
-func (p *process) stop(ctx context.Context, cmd *exec.Cmd, ended <-chan error) error {
+func (p *process) stop(ctx context.Context, cmd *exec.Cmd, ended <-chan ending) error {
 	var errs []error
 	if err := p.owner.waitAll(ctx, p.owner.dependents(p), Stopped); err != nil {
 		errs = append(errs, fmt.Errorf("%s: stopped before those that need it: %w", p.spec.Name, err))
@@ -149,14 +154,14 @@ func (p *process) stop(ctx context.Context, cmd *exec.Cmd, ended <-chan error) e
 	}
 	timeout, cancel := context.WithTimeout(ctx, p.spec.StopTimeout)
 	defer cancel()
-	// How it ends when asked to is its own affair.
+	// How it ends when it is asked to is its own affair.
 	select {
-	case _ = <-ended:
+	case <-ended:
 	case <-timeout.Done():
 		if err := p.signal(cmd, syscall.SIGKILL); err != nil {
 			errs = append(errs, err)
 		}
-		_ = <-ended
+		<-ended
 	}
 	p.enter(Stopped)
 	return errors.Join(errs...)
