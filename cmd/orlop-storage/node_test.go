@@ -213,7 +213,7 @@ func TestNodeIsKilledAtWork(t *testing.T) {
 	ids := sync.Map{}
 	rounds := 4
 	if os.Getenv("SOAK") != "" {
-		rounds = 100
+		rounds = 30
 	}
 	for round := range rounds {
 		p := start(t, dir)

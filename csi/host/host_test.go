@@ -259,7 +259,7 @@ func TestLoopKeepsReservation(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	devices, err := h.LoopDevicesOf(info)
+	devices, err := h.LoopDevicesOf("/image", info)
 	if err != nil || len(devices) != 1 || devices[0].Path != dev.Name() || !devices[0].AutoClear {
 		t.Errorf("devices of the image: %v, %v", devices, err)
 	}

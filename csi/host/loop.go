@@ -62,14 +62,15 @@ func (h *Host) LoopDevices() ([]LoopDevice, error) {
 	return devices, nil
 }
 
-// LoopDevicesOf lists the loop devices whose file is the one that info describes.
-func (h *Host) LoopDevicesOf(info fs.FileInfo) ([]LoopDevice, error) {
+// LoopDevicesOf lists the loop devices whose file is the one that info describes and has a path that ends in suffix.
+// Other files are not looked at: to look at one on a server that is gone would take forever.
+func (h *Host) LoopDevicesOf(suffix string, info fs.FileInfo) ([]LoopDevice, error) {
 	all, err := h.LoopDevices()
 	if err != nil {
 		return nil, err
 	}
 	return slices.DeleteFunc(all, func(d LoopDevice) bool {
-		if d.Deleted {
+		if d.Deleted || !strings.HasSuffix(d.Backing, suffix) {
 			return true
 		}
 		backing, err := os.Stat(d.Backing)

@@ -216,6 +216,21 @@ func (r *Root) empty(ctx context.Context, name string) error {
 	}
 }
 
+// SyncFS puts all changes to the file system that holds the root on the disk.
+func (r *Root) SyncFS(l Label) error {
+	if err := r.h.step(l); err != nil {
+		return err
+	}
+	d, err := r.root.Open(".")
+	if err != nil {
+		return err
+	}
+	if err := unix.Syncfs(int(d.Fd())); err != nil {
+		return errors.Join(fmt.Errorf("sync the file system of %s: %w", r.Path(), err), d.Close())
+	}
+	return d.Close()
+}
+
 func (r *Root) syncDir(name string) error {
 	d, err := r.root.Open(name)
 	if err != nil {

@@ -121,6 +121,10 @@ func (p *Pool) allocate(ctx context.Context, m Medium, dir *host.Root, capacity 
 		if err := p.EmptyTrash(ctx); err != nil {
 			return err
 		}
+		// btrfs counts what was removed as free only once that is on the disk.
+		if err := p.root.SyncFS("create.syncfs"); err != nil {
+			return err
+		}
 		if available, err = p.available(); err != nil {
 			return err
 		}

@@ -25,7 +25,7 @@ func (p *Pool) Delete(ctx context.Context, id volume.ID) error {
 	if err != nil {
 		return fmt.Errorf("delete: %w", err)
 	}
-	err = p.letGo(ctx, m, dir)
+	err = p.letGo(ctx, id, m, dir)
 	if cerr := dir.Close(); err == nil {
 		err = cerr
 	}
@@ -55,7 +55,7 @@ func (p *Pool) deleteIncomplete(id volume.ID) error {
 
 // letGo fails with volume.ErrInUse while the volume is mounted, or something is mounted beneath its directory, and gives
 // up its block device.
-func (p *Pool) letGo(ctx context.Context, m Medium, dir *host.Root) error {
+func (p *Pool) letGo(ctx context.Context, id volume.ID, m Medium, dir *host.Root) error {
 	mounts, err := p.host.Mounts()
 	if err != nil {
 		return err
@@ -65,7 +65,8 @@ func (p *Pool) letGo(ctx context.Context, m Medium, dir *host.Root) error {
 		return err
 	}
 	for _, mount := range mounts {
-		if strings.HasPrefix(mount.Target, dir.Path()+"/") {
+		// The pool's own path may hold symbolic links, the volume's directory within it cannot be mistaken.
+		if strings.Contains(mount.Target, "/"+volumeDir(id)+"/") {
 			shown = append(shown, mount)
 		}
 	}
@@ -160,7 +161,7 @@ func (p *Pool) reconcileVolume(ctx context.Context, key string) error {
 	if err != nil {
 		return err
 	}
-	err = p.letGo(ctx, m, dir)
+	err = p.letGo(ctx, r.id(), m, dir)
 	if errors.Is(err, volume.ErrInUse) {
 		err = nil
 	}

@@ -122,6 +122,10 @@ func (p *Pool) publish(ctx context.Context, r record, m Medium, dir *host.Root, 
 	if err := checkUse(r, m, req.Capability); err != nil {
 		return err
 	}
+	if r.Block && req.ReadOnly {
+		// A read-only mount of a device's node would not keep anyone from writing to the device.
+		return fmt.Errorf("%w: a block device cannot be published read-only", volume.ErrInvalid)
+	}
 	mounts, err := p.host.Mounts()
 	if err != nil {
 		return err
@@ -147,7 +151,7 @@ func (p *Pool) publish(ctx context.Context, r record, m Medium, dir *host.Root, 
 		return nil
 	}
 	if r.Block {
-		return p.publishDevice(ctx, m, dir, req.Target, readOnly)
+		return p.publishDevice(ctx, m, dir, req.Target)
 	}
 	return p.publishMount(m, dir, req, readOnly)
 }
@@ -209,7 +213,7 @@ func (p *Pool) publishMount(m Medium, dir *host.Root, req volume.PublishRequest,
 }
 
 func (p *Pool) publishDevice(
-	ctx context.Context, m Medium, dir *host.Root, target string, readOnly bool,
+	ctx context.Context, m Medium, dir *host.Root, target string,
 ) (err error) {
 	device, err := m.Attach(ctx, dir)
 	if err != nil {
@@ -223,7 +227,7 @@ func (p *Pool) publishDevice(
 	if err := p.host.MakeFile("publish.mkfile", target); err != nil {
 		return err
 	}
-	return p.host.Bind("publish.bind", source, target, readOnlyOption(readOnly))
+	return p.host.Bind("publish.bind", source, target, 0)
 }
 
 func readOnlyOption(readOnly bool) host.MountOptions {

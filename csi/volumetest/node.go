@@ -75,6 +75,33 @@ func testReadOnly(t *testing.T, s Subject) {
 	w.down(v.ID)
 }
 
+// Every mount option that is taken is one that the kernel takes, and it shows.
+func testMountOptions(t *testing.T, s Subject) {
+	w := newWorld(t, s)
+	v := w.create("a")
+	for option, flag := range map[string]int64{
+		"defaults": 0, "noatime": unix.ST_NOATIME, "relatime": unix.ST_RELATIME, "nodiratime": unix.ST_NODIRATIME,
+		"strictatime": 0, "nosuid": unix.ST_NOSUID, "nodev": unix.ST_NODEV, "noexec": unix.ST_NOEXEC, "ro": unix.ST_RDONLY,
+		"rw,nosuid,noexec": unix.ST_NOSUID | unix.ST_NOEXEC,
+	} {
+		c := volume.Capability{Mode: volume.SingleNodeWriter, MountFlags: []string{option}}
+		w.ok(w.Stage(t.Context(), v.ID, w.staging(), c))
+		req := w.publishRequest(1)
+		req.Capability = c
+		w.ok(w.Publish(t.Context(), v.ID, req))
+		for _, path := range []string{w.staging(), w.target(1)} {
+			var st unix.Statfs_t
+			w.ok(unix.Statfs(path, &st))
+			if st.Flags&flag != flag {
+				t.Errorf("%s: %s has flags %x, want %x", option, path, st.Flags, flag)
+			}
+		}
+		w.ok(w.Unpublish(t.Context(), v.ID, w.target(1)))
+		w.ok(w.Unstage(t.Context(), v.ID, w.staging()))
+	}
+	w.down(v.ID)
+}
+
 func testSingleWriter(t *testing.T, s Subject) {
 	w := newWorld(t, s)
 	single := volume.Capability{Mode: volume.SingleNodeSingleWriter}
@@ -199,6 +226,9 @@ func testBlock(t *testing.T, s Subject) {
 		t.Errorf("stats: %+v, %v", stats, err)
 	}
 	w.fails(w.Delete(ctx, v.ID), volume.ErrInUse)
+	readOnly := req
+	readOnly.Target, readOnly.ReadOnly = w.target(2), true
+	w.fails(w.Publish(ctx, v.ID, readOnly), volume.ErrInvalid)
 	// A restart of the service takes the device from nobody.
 	w.reopen(nil)
 	readBack(t, w.target(1), v.Capacity-4096)

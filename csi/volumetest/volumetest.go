@@ -67,6 +67,7 @@ func Run(t *testing.T, s Subject) {
 		{"stage/lost mount", testLostMount},
 		{"stage/occupied", testOccupied},
 		{"publish/read-only", testReadOnly},
+		{"publish/mount options", testMountOptions},
 		{"publish/single writer", testSingleWriter},
 		{"publish/not staged", testNotStaged},
 		{"publish/any user writes", testAnyUser},

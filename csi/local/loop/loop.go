@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -72,6 +73,9 @@ func (m *Medium) Check(c volume.Capability) error {
 	if c.FSType != "" && c.FSType != fsType {
 		return fmt.Errorf("%w: a volume of backend loop cannot have the file system %q; allowed is %q",
 			volume.ErrInvalid, c.FSType, fsType)
+	}
+	if c.Block && c.Mode == volume.SingleNodeReaderOnly {
+		return fmt.Errorf("%w: a block device cannot be read-only", volume.ErrInvalid)
 	}
 	_, _, err := local.ParseMountFlags(c.MountFlags, m.MountFlags())
 	return err
@@ -158,7 +162,7 @@ func (m *Medium) attach(op host.Label, vol *host.Root, autoClear bool) (dev *os.
 	if err != nil {
 		return nil, err
 	}
-	devices, err := m.host.LoopDevicesOf(info)
+	devices, err := m.devices(vol, info)
 	if err != nil {
 		return nil, err
 	}
@@ -171,6 +175,11 @@ func (m *Medium) attach(op host.Label, vol *host.Root, autoClear bool) (dev *os.
 		return nil, err
 	}
 	return m.host.AttachLoop(op+".attach", image, autoClear)
+}
+
+// devices lists the loop devices of the volume's image, which info describes.
+func (m *Medium) devices(vol *host.Root, info fs.FileInfo) ([]host.LoopDevice, error) {
+	return m.host.LoopDevicesOf(filepath.Join("/", filepath.Base(vol.Path()), imageFile), info)
 }
 
 // Attach implements local.Medium. The device stays attached after a kill, for the workload that uses it.
@@ -188,7 +197,7 @@ func (m *Medium) Release(_ context.Context, vol *host.Root) error {
 	if err != nil {
 		return err
 	}
-	devices, err := m.host.LoopDevicesOf(info)
+	devices, err := m.devices(vol, info)
 	if err != nil {
 		return err
 	}
@@ -197,7 +206,7 @@ func (m *Medium) Release(_ context.Context, vol *host.Root) error {
 			return err
 		}
 	}
-	if devices, err = m.host.LoopDevicesOf(info); err != nil {
+	if devices, err = m.devices(vol, info); err != nil {
 		return err
 	}
 	if len(devices) > 0 {
@@ -212,7 +221,7 @@ func (m *Medium) Shown(vol *host.Root, mounts []host.Mount) ([]host.Mount, error
 	if err != nil {
 		return nil, err
 	}
-	devices, err := m.host.LoopDevicesOf(info)
+	devices, err := m.devices(vol, info)
 	if err != nil {
 		return nil, err
 	}
