@@ -137,6 +137,7 @@ func TestProvisionWithTheRealDriver(t *testing.T) {
 	}{
 		"unknown-parameter": {map[string]string{"colour": "red"}, "1Mi", []string{`"colour"`, `"backend"`}},
 		"unknown-backend":   {map[string]string{"backend": "tape"}, "1Mi", []string{`"tape"`, "loop, dir"}},
+		"full":              {nil, "4Ti", []string{"no room", "the volume needs 4Ti and pool"}},
 		"huge":              {nil, "1Ei", []string{"OutOfRange"}},
 	} {
 		t.Run(name, func(t *testing.T) {
