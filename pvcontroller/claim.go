@@ -92,7 +92,7 @@ func (c *Controller) syncUnbound(ctx context.Context, claim *corev1.PersistentVo
 		return c.bind(ctx, pv, claim)
 	}
 	if claim.DeletionTimestamp != nil {
-		return nil // Nothing new is begun for a claim on its way out.
+		return nil // As in decideNamed.
 	}
 	defaultClass, err := c.defaultClass()
 	if err != nil {

@@ -40,6 +40,8 @@ func decideNamed(claim *corev1.PersistentVolumeClaim, pv *corev1.PersistentVolum
 		return claimDecision{actPending, reasonFailedBinding, fmt.Sprintf(
 			"volume %q, which this claim names, does not exist: create it, or make the claim anew with another volumeName",
 			claim.Spec.VolumeName)}
+	case pv.Spec.ClaimRef == nil && claim.DeletionTimestamp != nil:
+		return claimDecision{action: actNothing} // Nothing new is begun for a claim on its way out.
 	case pv.Spec.ClaimRef == nil:
 		if err := fitsNamed(pv, claim); err != nil {
 			return claimDecision{actPending, reasonVolumeMismatch,

@@ -25,6 +25,9 @@ func TestDecideNamed(t *testing.T) {
 	}{
 		{"the volume does not exist", testClaim(names("a")), nil, actPending, reasonFailedBinding},
 		{"the volume is free", testClaim(names("a")), testPV("a"), actBind, ""},
+		{"the volume is free and the claim is going", testClaim(names("a"), beingDeleted), testPV("a"), actNothing, ""},
+		{"the claim is going in the middle of a bind", testClaim(names("a"), beingDeleted), testPV("a", claimedBy("data", "u")),
+			actBind, ""},
 		{"the volume is free and too small", testClaim(names("a"), asks("2Gi")), testPV("a"), actPending,
 			reasonVolumeMismatch},
 		{"the volume is free and of another class", testClaim(names("a")), testPV("a", pvClass("iron")),

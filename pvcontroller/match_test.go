@@ -117,6 +117,8 @@ func annotated(key, value string) func(*corev1.PersistentVolumeClaim) {
 	return func(c *corev1.PersistentVolumeClaim) { metav1.SetMetaDataAnnotation(&c.ObjectMeta, key, value) }
 }
 
+func beingDeleted(c *corev1.PersistentVolumeClaim) { c.DeletionTimestamp = &metav1.Time{} }
+
 func names(volume string) func(*corev1.PersistentVolumeClaim) {
 	return func(c *corev1.PersistentVolumeClaim) { c.Spec.VolumeName = volume }
 }

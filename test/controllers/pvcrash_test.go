@@ -10,6 +10,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/orlop-io/orlop/pvcontroller"
 )
 
 // TestTwoControllersRace lets two controllers, which know nothing of each other, bind the same pool.
@@ -69,6 +71,7 @@ var errCrashed = errors.New("crashed")
 // "before" that write is never sent; in mode "after" it takes effect and its answer is lost; all after it is void.
 type crash struct {
 	mode string
+	of   string // the namespace whose claims and volumes count, empty for all: other tests leave work behind
 
 	mu      sync.Mutex
 	left    int
@@ -78,7 +81,8 @@ type crash struct {
 
 func (c *crash) wrap(next http.RoundTripper) http.RoundTripper {
 	return roundTripper(func(r *http.Request) (*http.Response, error) {
-		write := r.Method != http.MethodGet && strings.Contains(r.URL.Path, "/persistentvolume")
+		write := r.Method != http.MethodGet && strings.Contains(r.URL.Path, "/persistentvolume") &&
+			strings.Contains(r.URL.Path, c.of)
 		if !write {
 			return next.RoundTrip(r) // reading changes nothing
 		}
@@ -110,67 +114,99 @@ func (c *crash) hasCrashed() bool {
 	return c.crashed
 }
 
-// TestCrashAtEveryWrite kills the controller at every write of a bind, before it and after it, and lets a new one
-// carry on from what is there.
+// crashScenario is something that a controller has to do, and how to tell that it is done.
+type crashScenario struct {
+	name   string
+	setUp  func(w *pvWorld)
+	done   func(w *pvWorld) string // what is missing; empty when all is done
+	pairs  int                     // of claims and volumes, in the end
+	writes int                     // how many it takes, at the least
+}
+
+// TestCrashAtEveryWrite kills the controller at every write of what it has to do, before it and after it, and lets a
+// new one carry on from what is there.
 func TestCrashAtEveryWrite(t *testing.T) {
-	for _, scenario := range []struct {
-		name  string
-		setUp func(w *pvWorld)
-	}{
-		{"static", func(w *pvWorld) {
+	for _, scenario := range []crashScenario{
+		{"bind static", func(w *pvWorld) {
 			w.createPV(w.pv("one", "1Gi"))
 			w.createPV(w.pv("two", "1Gi"))
 			w.createClaim(w.claim("data", "1Gi"))
-		}},
-		{"reserved", func(w *pvWorld) {
+		}, (*pvWorld).done, 1, 5},
+		{"bind reserved", func(w *pvWorld) {
 			w.createPV(w.pv("one", "1Gi", func(pv *corev1.PersistentVolume) {
 				pv.Spec.ClaimRef = &corev1.ObjectReference{Namespace: w.ns, Name: "data"}
 			}))
 			w.createClaim(w.claim("data", "1Gi"))
-		}},
-		{"named", func(w *pvWorld) {
+		}, (*pvWorld).done, 1, 4},
+		{"bind named", func(w *pvWorld) {
 			pv := w.createPV(w.pv("one", "1Gi"))
 			w.createClaim(w.claim("data", "1Gi", func(c *corev1.PersistentVolumeClaim) { c.Spec.VolumeName = pv.Name }))
-		}},
-		{"provisioned", func(w *pvWorld) {
+		}, (*pvWorld).done, 1, 4},
+		{"bind provisioned", func(w *pvWorld) {
 			claim := w.createClaim(w.claim("data", "1Gi"))
 			w.createPV(w.provisioned(claim, "local.csi.orlop.io"))
-		}},
+		}, (*pvWorld).done, 1, 3},
+		{"let go of a second volume", func(w *pvWorld) {
+			claim := w.boundBefore()
+			w.createPV(w.pv("second", "1Gi", func(pv *corev1.PersistentVolume) {
+				pv.Annotations = map[string]string{"pv.kubernetes.io/bound-by-controller": "yes"}
+				pv.Spec.ClaimRef = &corev1.ObjectReference{Namespace: w.ns, Name: "data", UID: claim.UID}
+			}))
+		}, (*pvWorld).done, 1, 2},
+		{"recycle", func(w *pvWorld) {
+			w.boundBefore(recycled)
+			w.deleteClaim("data")
+		}, func(w *pvWorld) string {
+			if pv := w.getPV(w.ns + "-pv"); pv.Status.Phase != corev1.VolumeAvailable || pv.Spec.ClaimRef != nil {
+				return fmt.Sprintf("volume is %s for %v", pv.Status.Phase, pv.Spec.ClaimRef)
+			}
+			return ""
+		}, 0, 3},
 	} {
 		for _, mode := range []string{"before", "after"} {
 			t.Run(scenario.name+"/"+mode, func(t *testing.T) {
 				writes := 0
-				for ; crashOnce(t, scenario.setUp, mode, writes); writes++ {
+				for ; crashOnce(t, &scenario, mode, writes); writes++ {
 				}
-				if writes < 3 {
-					t.Errorf("a bind took %d writes: the crashes missed some", writes)
+				if writes < scenario.writes {
+					t.Errorf("it took %d writes, want %d at least: the crashes missed some", writes, scenario.writes)
 				}
 			})
 		}
 	}
 }
 
+// boundBefore makes a volume and a claim that a controller bound which runs no more.
+func (w *pvWorld) boundBefore(edit ...func(*corev1.PersistentVolume)) *corev1.PersistentVolumeClaim {
+	w.t.Helper()
+	stop := runPVController(w.t, pvConfig(w.t))
+	_, claim := w.bound(edit...)
+	stop()
+	return claim
+}
+
 // crashOnce sets a scenario up, crashes a controller at the write after the first n, and checks that another one
 // converges. It is false when the scenario was done with before that write.
-func crashOnce(t *testing.T, setUp func(*pvWorld), mode string, n int) (crashed bool) {
+func crashOnce(t *testing.T, scenario *crashScenario, mode string, n int) (crashed bool) {
 	w := newPVWorld(t)
-	setUp(w)
-	c := &crash{mode: mode, left: n}
+	scenario.setUp(w)
+	recycles := func(c *pvcontroller.Config) { c.Recycler = &recyclerOf{volume: w.ns + "-pv"} }
+	c := &crash{mode: mode, left: n, of: w.ns}
 	config := pvConfig(t)
 	config.Wrap(c.wrap)
-	stop := runPVController(t, config)
+	stop := runPVController(t, config, recycles)
 	w.until("it crashed or is done", func() (string, error) {
-		if c.hasCrashed() || w.done() == "" {
+		if c.hasCrashed() || scenario.done(w) == "" {
 			return "", nil
 		}
 		return "neither", nil
 	})
 	stop()
-	stop = runPVController(t, pvConfig(t))
+	stop = runPVController(t, pvConfig(t), recycles)
 	defer stop()
-	w.until(fmt.Sprintf("all is bound after a crash at %q", c.at), func() (string, error) { return w.done(), nil })
-	if pairs := w.checkBindings(); pairs != 1 {
-		t.Errorf("after a crash at %q, %d claims and volumes belong together, want 1", c.at, pairs)
+	w.until(fmt.Sprintf("all is done after a crash at %q", c.at), func() (string, error) { return scenario.done(w), nil })
+	if pairs := w.checkBindings(); pairs != scenario.pairs {
+		t.Errorf("after a crash at %q, %d claims and volumes belong together, want %d", c.at, pairs, scenario.pairs)
 	}
 	return c.hasCrashed()
 }
