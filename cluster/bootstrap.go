@@ -47,6 +47,7 @@ func (c *Cluster) start(ctx context.Context) error {
 	if err := c.step(ctx, func(ctx context.Context) error { return c.apply(ctx, objects) }); err != nil {
 		return err
 	}
+	c.applied.Store(true)
 	for _, spec := range c.specs() {
 		if err := c.awaitReady(ctx, spec.Name); err != nil {
 			return err
@@ -65,6 +66,15 @@ func (c *Cluster) step(ctx context.Context, attempt func(context.Context) error)
 	})
 	if err != nil {
 		return errors.Join(err, last)
+	}
+	return nil
+}
+
+// permitted tells whether the manifests are applied, with the roles of Orlop's own processes among them. One that asks
+// before is refused, and asks again only after a second or two.
+func (c *Cluster) permitted(context.Context) error {
+	if !c.applied.Load() {
+		return errors.New("its role has not been applied yet")
 	}
 	return nil
 }

@@ -15,6 +15,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"k8s.io/client-go/kubernetes"
@@ -55,6 +56,7 @@ type Cluster struct {
 	started    time.Time // of this run
 	lock       io.Closer
 	phase      phaseState
+	applied    atomic.Bool // the manifests are
 }
 
 // Prepare takes the data directory's lock and makes all that the processes need: state, network, cgroups,
@@ -77,7 +79,7 @@ func Prepare(ctx context.Context, o Options) (_ *Cluster, err error) {
 		return nil, err
 	}
 	c := &Cluster{
-		Layout: Layout{DataDir: o.DataDir, BinDir: o.BinDir, Node: state.Node},
+		Layout: Layout{DataDir: o.DataDir, BinDir: o.BinDir, ID: state.ID, Node: state.Node},
 		state:  state, log: o.Logger, lock: lock, started: time.Now(), phase: phaseState{phase: PhaseStarting},
 	}
 	if err := c.Check(); err != nil {
@@ -132,11 +134,8 @@ func (c *Cluster) check(ctx context.Context) error {
 }
 
 func (c *Cluster) makeDirs() error {
-	if err := c.forgetLastBoot(); err != nil {
-		return err
-	}
 	for _, d := range []string{c.logDir(), c.configDir(), c.pkiDir(), c.etcdDir(), c.nodeDir(), c.kubeletDir(),
-		c.podLogsDir(), c.staticPodDir(), c.cniConfDir(), c.ipamDir(), c.containerdDir(), c.containerdState(), c.poolDir()} {
+		c.podLogsDir(), c.staticPodDir(), c.cniConfDir(), c.ipamDir(), c.containerdDir(), c.runtimeState(), c.poolDir()} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
 			return err
 		}

@@ -12,6 +12,7 @@ import (
 type Layout struct {
 	DataDir string // absolute
 	BinDir  string // where orlop, orlop-storage and the runtime tools are
+	ID      string // the cluster's
 	Node    string // the node's name
 }
 
@@ -33,23 +34,25 @@ func (l Layout) LogFile(component string) string { return filepath.Join(l.logDir
 // ContainerdSocket is where the node's container runtime answers.
 func (l Layout) ContainerdSocket() string { return l.data("run", "containerd.sock") }
 
-func (l Layout) stateFile() string       { return l.data("cluster.json") }
-func (l Layout) lockFile() string        { return l.data("run", "lock") }
-func (l Layout) bootFile() string        { return l.data("run", "boot-id") }
-func (l Layout) netFile() string         { return l.data("network.json") }
-func (l Layout) pkiDir() string          { return l.data("pki") }
-func (l Layout) etcdDir() string         { return l.data("etcd") }
-func (l Layout) logDir() string          { return l.data("logs") }
-func (l Layout) configDir() string       { return l.data("config") }
-func (l Layout) poolDir() string         { return l.data("pools", "local") }
-func (l Layout) nodeDir() string         { return l.data("nodes", l.Node) }
-func (l Layout) kubeletDir() string      { return filepath.Join(l.nodeDir(), "kubelet") }
-func (l Layout) podLogsDir() string      { return filepath.Join(l.nodeDir(), "pod-logs") }
-func (l Layout) staticPodDir() string    { return filepath.Join(l.nodeDir(), "manifests") }
-func (l Layout) cniConfDir() string      { return filepath.Join(l.nodeDir(), "cni") }
-func (l Layout) ipamDir() string         { return filepath.Join(l.nodeDir(), "ipam") }
-func (l Layout) containerdDir() string   { return filepath.Join(l.nodeDir(), "containerd") }
-func (l Layout) containerdState() string { return l.data("run", "containerd") }
+func (l Layout) stateFile() string     { return l.data("cluster.json") }
+func (l Layout) lockFile() string      { return l.data("run", "lock") }
+func (l Layout) netFile() string       { return l.data("network.json") }
+func (l Layout) pkiDir() string        { return l.data("pki") }
+func (l Layout) etcdDir() string       { return l.data("etcd") }
+func (l Layout) logDir() string        { return l.data("logs") }
+func (l Layout) configDir() string     { return l.data("config") }
+func (l Layout) poolDir() string       { return l.data("pools", "local") }
+func (l Layout) nodeDir() string       { return l.data("nodes", l.Node) }
+func (l Layout) kubeletDir() string    { return filepath.Join(l.nodeDir(), "kubelet") }
+func (l Layout) podLogsDir() string    { return filepath.Join(l.nodeDir(), "pod-logs") }
+func (l Layout) staticPodDir() string  { return filepath.Join(l.nodeDir(), "manifests") }
+func (l Layout) cniConfDir() string    { return filepath.Join(l.nodeDir(), "cni") }
+func (l Layout) ipamDir() string       { return filepath.Join(l.nodeDir(), "ipam") }
+func (l Layout) containerdDir() string { return filepath.Join(l.nodeDir(), "containerd") }
+
+// runtimeState is what describes running containers, their sockets included: worth nothing after a reboot, which
+// empties /run, and short enough for a socket's path wherever the data directory is.
+func (l Layout) runtimeState() string { return filepath.Join("/run/orlop", l.ID) }
 
 func (l Layout) kubeconfigOf(component string) string {
 	return filepath.Join(l.pkiDir(), component+".kubeconfig")

@@ -26,7 +26,7 @@ func (c *Cluster) containerdConfig() ([]byte, error) {
 	}
 	var b bytes.Buffer
 	err = t.Execute(&b, map[string]any{
-		"Root": c.containerdDir(), "State": c.containerdState(), "Socket": c.ContainerdSocket(),
+		"Root": c.containerdDir(), "State": c.runtimeState(), "Socket": c.ContainerdSocket(),
 		"PauseImage": pause, "BinDir": c.BinDir, "CNIBinDir": c.bin("cni"), "CNIConfDir": c.cniConfDir(),
 		"RestrictOOM": c.facts.RestrictOOM, "SystemdCgroup": false, "CgroupPath": "",
 	})
@@ -118,6 +118,7 @@ func (c *Cluster) proxyConfig() map[string]any {
 func (c *Cluster) dns() supervisor.Spec {
 	s := c.orlop(compDNS, "-conf", c.configFile("Corefile"))
 	s.After = []string{compAPIServer}
+	s.Gate = c.permitted
 	s.Ready = c.probe.http(fmt.Sprintf("http://127.0.0.1:%d/ready", dnsReadyPort))
 	return s
 }
@@ -142,7 +143,9 @@ func (c *Cluster) corefile() []byte {
 		}
 		b.WriteString(" {\n\t\tmax_concurrent 1000\n\t}\n")
 	}
-	b.WriteString("\tcache 30\n\tloadbalance\n}\n")
+	// Names of the cluster are answered from memory anyway. Kept, an answer would outlive a pod by half a minute, and a
+	// headless name that was asked for too early would not exist for as long.
+	fmt.Fprintf(&b, "\tcache 30 {\n\t\tdisable success %[1]s\n\t\tdisable denial %[1]s\n\t}\n\tloadbalance\n}\n", clusterDomain)
 	return b.Bytes()
 }
 
@@ -152,7 +155,7 @@ func (c *Cluster) storageControllers() supervisor.Spec {
 		Name: compStorageControllers, Path: c.bin("orlop-storage"), Netns: c.net.Netns,
 		Args: []string{"controllers", "--kubeconfig=" + c.kubeconfigOf("storage-controllers"),
 			"--http-socket=" + socket, "--leader-elect=false"},
-		After: []string{compAPIServer},
+		After: []string{compAPIServer}, Gate: c.permitted,
 		Ready: unixHTTP(socket, "/readyz"),
 	}
 }
@@ -164,7 +167,7 @@ func (c *Cluster) storageNode() supervisor.Spec {
 		Args: []string{"node", "--node-name=" + c.Node, "--kubelet-dir=" + c.kubeletDir(), "--pool=" + c.poolDir(),
 			"--cluster-id=" + c.state.ID, "--kubeconfig=" + c.kubeconfigOf("storage-node"), "--http-socket=" + socket},
 		Env:   []string{"PATH=" + systemPath},
-		After: []string{compAPIServer},
+		After: []string{compAPIServer}, Gate: c.permitted,
 		Ready: unixHTTP(socket, "/readyz"),
 		// It may be in the middle of mounting for the kubelet, which ends at the same time.
 		StopTimeout: 20 * time.Second,

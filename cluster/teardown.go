@@ -28,7 +28,7 @@ func Teardown(ctx context.Context, dataDir, binDir string) error {
 	if err != nil {
 		return err
 	}
-	l := Layout{DataDir: dataDir, BinDir: binDir, Node: state.Node}
+	l := Layout{DataDir: dataDir, BinDir: binDir, ID: state.ID, Node: state.Node}
 	lock, err := acquireSoon(ctx, l.lockFile())
 	if err != nil {
 		return err
@@ -48,10 +48,16 @@ func teardown(ctx context.Context, l Layout, state *State) error {
 	cgroupOf := "/orlop/" + state.ID
 	var errs []error
 	errs = append(errs, killPods(ctx, l, cgroupOf))
-	for _, dir := range []string{l.kubeletDir(), l.containerdDir(), l.containerdState(), l.poolDir()} {
+	for _, dir := range []string{l.kubeletDir(), l.containerdDir(), l.poolDir()} {
 		errs = append(errs, unmountBeneath(dir))
 	}
-	errs = append(errs, detachLoops(l.poolDir()))
+	errs = append(errs, unbindSelf(l.kubeletDir()))
+	// Not through a mount that stayed: a container's root file system is beneath it.
+	err := unmountBeneath(l.runtimeState())
+	if err == nil {
+		err = os.RemoveAll(l.runtimeState())
+	}
+	errs = append(errs, err, detachLoops(l.poolDir()))
 	if err := cgroup.RemoveRoot(ctx, cgroupOf); err != nil {
 		errs = append(errs, err)
 	}
@@ -145,6 +151,31 @@ func unmountBeneath(dir string) error {
 		}
 		if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
 			errs = append(errs, fmt.Errorf("unmounting %s: %w", m.Mountpoint, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// unbindSelf unmounts dir where it is bound to itself: the kubelet does that to share its mounts with containers where the
+// file system they are on is not shared. A disk that is mounted there stays.
+func unbindSelf(dir string) error {
+	mounts, err := mountinfo.GetMounts(nil)
+	if err != nil {
+		return err
+	}
+	byID := map[int]*mountinfo.Info{}
+	for _, m := range mounts {
+		byID[m.ID] = m
+	}
+	var errs []error
+	for _, m := range slices.Backward(mounts) {
+		on := byID[m.Parent]
+		if m.Mountpoint != dir || on == nil || m.Major != on.Major || m.Minor != on.Minor ||
+			m.Root != filepath.Join(on.Root, strings.TrimPrefix(dir, on.Mountpoint)) {
+			continue
+		}
+		if err := unix.Unmount(dir, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH); err != nil {
+			errs = append(errs, fmt.Errorf("unmounting %s: %w", dir, err))
 		}
 	}
 	return errors.Join(errs...)

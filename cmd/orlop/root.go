@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -56,9 +57,8 @@ func (o *options) layout() (cluster.Layout, error) {
 	if err != nil {
 		return cluster.Layout{}, err
 	}
-	if real, err := filepath.EvalSymlinks(dir); err == nil {
-		// The mount table knows real paths only.
-		dir = real
+	if dir, err = realPath(dir); err != nil {
+		return cluster.Layout{}, fmt.Errorf("data directory: %w", err)
 	}
 	self, err := os.Executable()
 	if err != nil {
@@ -66,9 +66,25 @@ func (o *options) layout() (cluster.Layout, error) {
 	}
 	l := cluster.Layout{DataDir: dir, BinDir: filepath.Dir(self)}
 	if state, err := cluster.ReadState(dir); err == nil {
-		l.Node = state.Node
+		l.ID, l.Node = state.ID, state.Node
 	}
 	return l, nil
+}
+
+// realPath resolves the symbolic links of an absolute path whose last elements need not exist yet: the mount table knows
+// real paths alone, and the first start must not give the cluster another path than the later ones.
+func realPath(path string) (string, error) {
+	rest := ""
+	for {
+		real, err := filepath.EvalSymlinks(path)
+		if err == nil {
+			return filepath.Join(real, rest), nil
+		}
+		if _, lerr := os.Lstat(path); lerr == nil || !errors.Is(err, fs.ErrNotExist) {
+			return "", err // a link into nothing, or a path that cannot be walked
+		}
+		path, rest = filepath.Dir(path), filepath.Join(filepath.Base(path), rest)
+	}
 }
 
 func requireRoot() error {

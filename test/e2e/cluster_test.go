@@ -52,8 +52,14 @@ func newCluster(t *testing.T) *testCluster {
 		if t.Failed() {
 			c.dump()
 		}
+		state, stateErr := cluster.ReadState(c.dir)
 		if out, err := c.command(context.Background(), "down", "--purge").CombinedOutput(); err != nil {
 			t.Errorf("orlop down --purge: %v\n%s", err, out)
+		}
+		if stateErr == nil {
+			if _, err := os.Stat("/run/orlop/" + state.ID); !os.IsNotExist(err) {
+				t.Errorf("/run/orlop/%s is left after down --purge: %v", state.ID, err)
+			}
 		}
 		if _, err := os.Stat(c.dir); !os.IsNotExist(err) {
 			t.Errorf("%s is left after down --purge: %v", c.dir, err)
