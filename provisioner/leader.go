@@ -77,6 +77,8 @@ type Leader struct {
 	assumed map[types.UID]string
 	// refused are the nodes that handed a claim back.
 	refused map[types.UID]map[string]bool
+	// reasons are why claims had no node when they were last told.
+	reasons map[types.UID]string
 	// told are the PersistentVolumes and claims about which an Event was written that is not repeated.
 	told map[types.UID]bool
 	// driverless are the claims whose selected node lacks the driver, with the time that was first seen.
@@ -120,6 +122,7 @@ func NewLeader(config LeaderConfig) (*Leader, error) {
 		waiting:          make(map[claimKey]bool),
 		assumed:          make(map[types.UID]string),
 		refused:          make(map[types.UID]map[string]bool),
+		reasons:          make(map[types.UID]string),
 		told:             make(map[types.UID]bool),
 		driverless:       make(map[types.UID]time.Time),
 	}

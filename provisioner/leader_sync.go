@@ -121,6 +121,9 @@ func (l *Leader) selectNode(
 	if err != nil {
 		return err
 	}
+	if node == "" && why == "" {
+		return nil
+	}
 	if node == "" {
 		l.config.Recorder.Eventf(claim, corev1.EventTypeNormal, ReasonWaitForNode,
 			"driver %s, StorageClass %s: no node for the volume: %s", l.config.Driver, class.Name, why)
@@ -149,7 +152,8 @@ func (l *Leader) hasStaticMatch(claim *corev1.PersistentVolumeClaim, class strin
 	return pv != nil, err
 }
 
-// assign picks a node and counts the claim as the node's from then on; or remembers the claim for when nodes change.
+// assign picks a node and counts the claim as the node's from then on; or remembers the claim for when nodes change, and
+// says why there is none if that is news.
 func (l *Leader) assign(
 	claim *corev1.PersistentVolumeClaim, class *storagev1.StorageClass,
 ) (node, why string, err error) {
@@ -168,6 +172,10 @@ func (l *Leader) assign(
 	node, why = pickNode(candidates, class.AllowedTopologies, size.GetRequiredBytes(), l.refused[claim.UID])
 	if node == "" {
 		l.waiting[keyOf(claim)] = true
+		if l.reasons[claim.UID] == why {
+			return "", "", nil
+		}
+		l.reasons[claim.UID] = why
 		return "", why, nil
 	}
 	if l.refused[claim.UID][node] {

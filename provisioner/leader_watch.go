@@ -129,6 +129,7 @@ func (l *Leader) forgetClaim(key claimKey) {
 	delete(l.waiting, key)
 	delete(l.assumed, key.UID)
 	delete(l.refused, key.UID)
+	delete(l.reasons, key.UID)
 	delete(l.told, key.UID)
 	delete(l.driverless, key.UID)
 	l.pace.Forget(key)
