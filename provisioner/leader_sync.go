@@ -152,8 +152,8 @@ func (l *Leader) hasStaticMatch(claim *corev1.PersistentVolumeClaim, class strin
 	return pv != nil, err
 }
 
-// assign picks a node and counts the claim as the node's from then on; or remembers the claim for when nodes change, and
-// says why there is none if that is news.
+// assign picks a node and counts the claim as the node's from then on; or remembers the claim for when nodes change,
+// and says why there is none if that is news.
 func (l *Leader) assign(
 	claim *corev1.PersistentVolumeClaim, class *storagev1.StorageClass,
 ) (node, why string, err error) {

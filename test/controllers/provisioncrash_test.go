@@ -84,6 +84,8 @@ func TestProvisionCrash(t *testing.T) {
 			t.Error(err)
 		}
 	}
+	n.journal = d.pool + ".provisioner"
+	n.journalIsEmpty()
 	for _, claim := range kept {
 		w.deleteClaim(claim.Name)
 	}
