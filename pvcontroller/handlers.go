@@ -134,7 +134,8 @@ func (c *Controller) classChanged(class *storagev1.StorageClass) {
 	c.enqueueIndexed(c.claimQueue.Add, indexer, unboundByClass, "")
 }
 
-// podChanged wakes the pod's unbound claims: what they wait for is another thing now.
+// podChanged wakes the pod's unbound claims, because what they wait for is another thing now, and the volumes of claims
+// that are gone: recycling them may have waited for the pod.
 func (c *Controller) podChanged(pod *corev1.Pod) {
 	for _, key := range claimsOfPod(pod) {
 		claim, found, err := c.claims.get(key)
@@ -142,7 +143,10 @@ func (c *Controller) podChanged(pod *corev1.Pod) {
 			c.log.Error(err, "Cannot read claim from the cache", "claim", key)
 			continue
 		}
-		if found && !bindCompleted(claim) {
+		switch {
+		case !found:
+			c.enqueueIndexed(c.recycleQueue.Add, c.informers.volumes.GetIndexer(), volumeByClaim, key)
+		case !bindCompleted(claim):
 			c.claimQueue.Add(key)
 		}
 	}

@@ -61,7 +61,8 @@ func (c *Controller) recycle(ctx context.Context, name string) error {
 		return err
 	}
 	if pv.Spec.PersistentVolumeReclaimPolicy != corev1.PersistentVolumeReclaimRecycle ||
-		pv.Spec.ClaimRef == nil || pv.Spec.ClaimRef.UID == "" {
+		pv.Spec.ClaimRef == nil || pv.Spec.ClaimRef.UID == "" ||
+		pv.Status.Phase != corev1.VolumeReleased && pv.Status.Phase != corev1.VolumeFailed {
 		c.recycling.forget(pv.UID)
 		return nil
 	}

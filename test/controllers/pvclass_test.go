@@ -164,21 +164,7 @@ func TestDelayedBindingIsLeftToTheScheduler(t *testing.T) {
 	w.untilEvent(claim, "WaitForFirstConsumer", w.class)
 	w.untilPVPhase(here.Name, corev1.VolumeAvailable)
 
-	_, err := w.client.CoreV1().Pods(w.ns).Create(t.Context(), &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Name: "consumer"},
-		Spec: corev1.PodSpec{
-			NodeSelector:  map[string]string{corev1.LabelHostname: w.ns},
-			Tolerations:   []corev1.Toleration{{Operator: corev1.TolerationOpExists}},
-			Containers:    []corev1.Container{{Name: "c", Image: "none"}},
-			RestartPolicy: corev1.RestartPolicyNever,
-			Volumes: []corev1.Volume{{Name: "data", VolumeSource: corev1.VolumeSource{
-				PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "data"},
-			}}},
-		},
-	}, metav1.CreateOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	w.createPod("consumer", "data")
 	w.untilEvent(claim, "WaitForPodScheduled", "consumer")
 	if got := w.getClaim("data"); got.Spec.VolumeName != "" {
 		t.Fatalf("bound to %s before there is a node", got.Spec.VolumeName)
@@ -198,6 +184,26 @@ func TestDelayedBindingIsLeftToTheScheduler(t *testing.T) {
 		return "", err
 	})
 	w.checkBindings()
+}
+
+// createPod makes a pod that uses a claim, and that only fits on the node of the world's name.
+func (w *pvWorld) createPod(name, claim string) {
+	w.t.Helper()
+	_, err := w.client.CoreV1().Pods(w.ns).Create(w.t.Context(), &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec: corev1.PodSpec{
+			NodeSelector:  map[string]string{corev1.LabelHostname: w.ns},
+			Tolerations:   []corev1.Toleration{{Operator: corev1.TolerationOpExists}},
+			Containers:    []corev1.Container{{Name: "c", Image: "none"}},
+			RestartPolicy: corev1.RestartPolicyNever,
+			Volumes: []corev1.Volume{{Name: "data", VolumeSource: corev1.VolumeSource{
+				PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: claim},
+			}}},
+		},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		w.t.Fatalf("create pod %s: %v", name, err)
+	}
 }
 
 // createNode makes a node that only the scheduler believes in. It goes with the test.

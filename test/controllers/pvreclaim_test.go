@@ -262,3 +262,46 @@ func TestVolumeMadeForAClaimThatTookAnother(t *testing.T) {
 		})
 	}
 }
+
+func TestVolumeOfARunningPodIsNotRecycled(t *testing.T) {
+	w := newPVWorld(t)
+	recycler := &recyclerOf{volume: w.ns + "-pv"}
+	runPVController(t, pvConfig(t), func(c *pvcontroller.Config) { c.Recycler = recycler })
+	pv, _ := w.bound(recycled)
+	w.createPod("consumer", "data")
+	// The protection of the claim keeps this from happening; somebody takes it off.
+	w.deleteClaim("data")
+	w.until("the claim is gone, its protection taken off again if it came back", func() (string, error) {
+		_, err := w.client.CoreV1().PersistentVolumeClaims(w.ns).Patch(t.Context(), "data", "application/merge-patch+json",
+			[]byte(`{"metadata":{"finalizers":null}}`), metav1.PatchOptions{})
+		if apierrors.IsNotFound(err) {
+			return "", nil
+		}
+		return "it is still there", err
+	})
+	w.untilEvent(pv, "VolumeFailedRecycle", "consumer")
+	recycler.mu.Lock()
+	if len(recycler.called) != 0 {
+		t.Error("a volume in use was recycled")
+	}
+	recycler.mu.Unlock()
+	if err := w.client.CoreV1().Pods(w.ns).Delete(t.Context(), "consumer", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	w.untilPVPhase(pv.Name, corev1.VolumeAvailable)
+}
+
+func TestClaimThatNamesAnothersVolumeIsMisbound(t *testing.T) {
+	w := newPVWorld(t)
+	runPVController(t, pvConfig(t))
+	pv, first := w.bound()
+	// As if restored from a backup under another name.
+	copied := w.createClaim(w.claim("copy", "1Gi", func(c *corev1.PersistentVolumeClaim) {
+		c.Spec.VolumeName, c.Annotations = pv.Name, first.Annotations
+	}))
+	w.untilClaimPhase("copy", corev1.ClaimLost)
+	w.untilEvent(copied, "ClaimMisbound", pv.Name, w.ns+"/data")
+	if got := w.getPV(pv.Name); got.Spec.ClaimRef.UID != first.UID || got.Status.Phase != corev1.VolumeBound {
+		t.Errorf("the volume is %s for %v", got.Status.Phase, got.Spec.ClaimRef)
+	}
+}

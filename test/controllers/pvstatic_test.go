@@ -152,6 +152,28 @@ func TestClaimNamesItsVolume(t *testing.T) {
 	w.untilPVPhase(tooBig.Name, corev1.VolumeAvailable)
 }
 
+func TestReservedVolumeThatCannotServe(t *testing.T) {
+	w := newPVWorld(t)
+	runPVController(t, pvConfig(t))
+	reserved := w.createPV(w.pv("reserved", "1Gi", func(pv *corev1.PersistentVolume) {
+		pv.Spec.ClaimRef = &corev1.ObjectReference{Namespace: w.ns, Name: "data"}
+	}))
+	claim := w.createClaim(w.claim("data", "2Gi"))
+	w.untilEvent(claim, "VolumeMismatch", reserved.Name, "1Gi", "2Gi")
+
+	made := w.createPV(w.pv("made", "1Gi", func(pv *corev1.PersistentVolume) {
+		pv.Spec.ClaimRef = &corev1.ObjectReference{Namespace: w.ns, Name: "data", UID: claim.UID}
+	}))
+	w.untilEvent(made, "VolumeMismatch", "1Gi", "2Gi")
+
+	large := w.createPV(w.pv("large", "3Gi"))
+	if got := w.untilClaimPhase("data", corev1.ClaimBound); got.Spec.VolumeName != large.Name {
+		t.Errorf("bound to %s", got.Spec.VolumeName)
+	}
+	w.until("the others are free again", func() (string, error) { return w.done(), nil })
+	w.checkBindings()
+}
+
 // onNode is the affinity of a volume that is on one node only.
 func onNode(name string) *corev1.VolumeNodeAffinity {
 	return &corev1.VolumeNodeAffinity{Required: &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{{
