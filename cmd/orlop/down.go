@@ -46,21 +46,8 @@ func down(cmd *cobra.Command, l cluster.Layout, purge bool) error {
 	} else if err != nil {
 		return err
 	}
-	client := control.NewClient(l.ControlSocket())
-	defer client.Close()
-	err := client.Stop(cmd.Context())
-	if err == nil {
-		view := newProgress(cmd.OutOrStdout())
-		view.stopping = true
-		_, err = follow(cmd.Context(), client, view, func(*cluster.Status) bool { return false })
-		view.done()
-	}
-	if !errors.Is(err, control.ErrNotRunning) {
+	if err := stopCluster(cmd, l); err != nil {
 		return err
-	}
-	// What the supervisor undid is not undone twice; what it left, or never got to, is undone here.
-	if err := cluster.Teardown(cmd.Context(), l.DataDir, l.BinDir); err != nil {
-		return fmt.Errorf("the cluster in %s is stopped, but not all could be cleaned up: %w", l.DataDir, err)
 	}
 	if !purge {
 		fmt.Fprintf(cmd.OutOrStdout(), "The cluster in %s is stopped. Its data is kept: 'orlop up' brings it back.\n", l.DataDir)
@@ -71,4 +58,49 @@ func down(cmd *cobra.Command, l cluster.Layout, purge bool) error {
 	}
 	fmt.Fprintf(cmd.OutOrStdout(), "The cluster in %s is stopped and its data removed.\n", l.DataDir)
 	return nil
+}
+
+// stopCluster stops a cluster that runs, and cleans up after it, or after one whose supervisor was killed.
+func stopCluster(cmd *cobra.Command, l cluster.Layout) error {
+	client := control.NewClient(l.ControlSocket())
+	defer client.Close()
+	var err error
+	// Again when an `up` holds the data directory that does not answer yet: it will a moment later.
+	for range 3 {
+		if err := stopRunning(cmd, client, l); err != nil {
+			return err
+		}
+		// What the supervisor undid is not undone twice; what it left, or never got to, is undone here.
+		err = cluster.Teardown(cmd.Context(), l.DataDir, l.BinDir)
+		if !errors.Is(err, cluster.ErrRunning) {
+			break
+		}
+	}
+	if errors.Is(err, cluster.ErrRunning) {
+		return fmt.Errorf("another orlop holds %s and does not answer: see %s, then run 'orlop down' again",
+			l.DataDir, l.LogFile("supervisor"))
+	}
+	if err != nil {
+		return fmt.Errorf("the cluster in %s is stopped, but not all could be cleaned up: %w", l.DataDir, err)
+	}
+	return nil
+}
+
+// stopRunning has the supervisor stop, if one answers, and returns when none does any more.
+func stopRunning(cmd *cobra.Command, client *control.Client, l cluster.Layout) error {
+	err := client.Stop(cmd.Context())
+	if err == nil {
+		view := newProgress(cmd.OutOrStdout())
+		view.stopping = true
+		_, err = follow(cmd.Context(), client, view, func(*cluster.Status) bool { return false })
+		view.done()
+	}
+	switch {
+	case errors.Is(err, control.ErrNotRunning):
+		return nil
+	case cmd.Context().Err() != nil:
+		return fmt.Errorf("interrupted; the cluster in %s may go on stopping: 'orlop status' tells", l.DataDir)
+	default:
+		return err
+	}
 }

@@ -32,17 +32,31 @@ Outside of orlop the same is had with any kubectl: export KUBECONFIG=<data-dir>/
 	}
 }
 
+// takeDataDir takes a --data-dir off the front of the arguments; nil when there is none. cobra parses no flags for the
+// command and hands over those before its name as well.
+func takeDataDir(args []string) (dir *string, rest []string, err error) {
+	if len(args) == 0 {
+		return nil, args, nil
+	}
+	if dir, ok := strings.CutPrefix(args[0], "--data-dir="); ok {
+		return &dir, args[1:], nil
+	}
+	if args[0] != "--data-dir" {
+		return nil, args, nil
+	}
+	if len(args) < 2 {
+		return nil, nil, errors.New("--data-dir needs a directory")
+	}
+	return &args[1], args[2:], nil
+}
+
 func runKubectl(o *options, args []string) error {
-	// cobra parses no flags for this command and hands over those before its name as well.
-	if len(args) > 0 {
-		if dir, ok := strings.CutPrefix(args[0], "--data-dir="); ok {
-			o.dataDir, args = dir, args[1:]
-		} else if args[0] == "--data-dir" {
-			if len(args) < 2 {
-				return errors.New("--data-dir needs a directory")
-			}
-			o.dataDir, args = args[1], args[2:]
-		}
+	dir, args, err := takeDataDir(args)
+	if err != nil {
+		return err
+	}
+	if dir != nil {
+		o.dataDir = *dir
 	}
 	l, err := o.layout()
 	if err != nil {

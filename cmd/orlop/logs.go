@@ -32,16 +32,20 @@ func newLogsCommand(o *options) *cobra.Command {
 			if err != nil {
 				return nil, cobra.ShellCompDirectiveError
 			}
-			return logged(l), cobra.ShellCompDirectiveNoFileComp
+			names, err := logged(l)
+			if err != nil {
+				return nil, cobra.ShellCompDirectiveError
+			}
+			return names, cobra.ShellCompDirectiveNoFileComp
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			l, err := o.layout()
 			if err != nil {
 				return err
 			}
-			known := logged(l)
-			if len(known) == 0 {
-				return fmt.Errorf("no cluster was started in %s yet: there are no logs", l.DataDir)
+			known, err := logged(l)
+			if err != nil {
+				return err
 			}
 			if !slices.Contains(known, args[0]) {
 				return fmt.Errorf("there is no component %q: choose one of %s", args[0], strings.Join(known, ", "))
@@ -54,24 +58,41 @@ func newLogsCommand(o *options) *cobra.Command {
 	return cmd
 }
 
-// logged lists those that have a log.
-func logged(l cluster.Layout) []string {
-	files, err := filepath.Glob(l.LogFile("*"))
-	if err != nil {
-		return nil
+// logged lists those that have a log. What the rotation has put aside (<component>.log.1) is not among them.
+func logged(l cluster.Layout) ([]string, error) {
+	entries, err := os.ReadDir(filepath.Dir(l.LogFile("*")))
+	if errors.Is(err, fs.ErrPermission) {
+		return nil, fmt.Errorf("the logs are root's: run it with sudo (%w)", err)
+	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
 	}
 	var names []string
-	for _, f := range files {
-		name := strings.TrimSuffix(filepath.Base(f), ".log")
-		// A rotated log is named <component>-<time>.log.
-		if !strings.Contains(name, "T") {
+	for _, e := range entries {
+		if name, ok := strings.CutSuffix(e.Name(), ".log"); ok {
 			names = append(names, name)
 		}
 	}
-	return names
+	if len(names) == 0 {
+		return nil, fmt.Errorf("no cluster was started in %s yet: there are no logs", l.DataDir)
+	}
+	return names, nil
 }
 
 func printLog(ctx context.Context, w io.Writer, path string, lines int, follow bool) (err error) {
+	var events <-chan fsnotify.Event
+	var failures <-chan error
+	if follow {
+		watcher, werr := fsnotify.NewWatcher()
+		if werr != nil {
+			return werr
+		}
+		defer func() { err = errors.Join(err, watcher.Close()) }()
+		// The directory, so that a rotation is seen, and before the file is opened, so that none is missed.
+		if err := watcher.Add(filepath.Dir(path)); err != nil {
+			return err
+		}
+		events, failures = watcher.Events, watcher.Errors
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return err
@@ -82,48 +103,57 @@ func printLog(ctx context.Context, w io.Writer, path string, lines int, follow b
 			return err
 		}
 	}
-	if !follow {
-		_, err = io.Copy(w, f)
-		return err
-	}
-	watcher, err := fsnotify.NewWatcher()
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, watcher.Close()) }()
-	// The directory, so that a rotation is seen.
-	if err := watcher.Add(filepath.Dir(path)); err != nil {
-		return err
-	}
 	for {
 		if _, err := io.Copy(w, f); err != nil {
 			return err
 		}
+		if !follow {
+			return nil
+		}
+		next, err := rotatedTo(f, path)
+		if err != nil {
+			return err
+		}
+		if next != nil {
+			// What was added to the old file in the meantime, then the new one from its start.
+			_, err := io.Copy(w, f)
+			old := f
+			f = next
+			if err = errors.Join(err, old.Close()); err != nil {
+				return err
+			}
+			continue
+		}
 		select {
 		case <-ctx.Done():
 			return nil
-		case err := <-watcher.Errors:
-			return err
-		case e := <-watcher.Events:
-			if e.Name != path || !e.Has(fsnotify.Create) {
-				continue
-			}
-			// Rotated: what was added to the old file up to now, then the new one from its start.
-			if _, err := io.Copy(w, f); err != nil {
+		case <-events:
+		case err := <-failures:
+			// Events were dropped: looking at the file makes up for them.
+			if !errors.Is(err, fsnotify.ErrEventOverflow) {
 				return err
 			}
-			next, err := os.Open(path)
-			if errors.Is(err, fs.ErrNotExist) {
-				continue
-			} else if err != nil {
-				return err
-			}
-			if err := f.Close(); err != nil {
-				return errors.Join(err, next.Close())
-			}
-			f = next
 		}
 	}
+}
+
+// rotatedTo opens the file at path if that is another than f; nil when it is the same, or not there.
+func rotatedTo(f *os.File, path string) (*os.File, error) {
+	opened, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	there, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && os.SameFile(opened, there) {
+		return nil, nil
+	} else if err != nil {
+		return nil, err
+	}
+	next, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return next, err
 }
 
 // seekLines moves f to the start of its last n lines.

@@ -85,6 +85,15 @@ func (p *progress) showPlain(s *cluster.Status) {
 // done ends the repainting: what is printed next stands below.
 func (p *progress) done() { p.painted = 0 }
 
+// settle ends the repainting for good: what changes from now on is said in plain lines, below what stands.
+func (p *progress) settle(s *cluster.Status) {
+	p.done()
+	p.terminal = false
+	for _, c := range s.Components {
+		p.said[c.Name] = describe(c)
+	}
+}
+
 func mark(s supervisor.State) string {
 	switch s {
 	case supervisor.Ready:

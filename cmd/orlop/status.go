@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"text/tabwriter"
 	"time"
 
@@ -95,7 +96,11 @@ func printStatus(w io.Writer, s *cluster.Status, output string) error {
 	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
 	fmt.Fprintln(t, "COMPONENT\tSTATE\tPID\tRESTARTS\tFOR\tREASON")
 	for _, c := range s.Components {
-		fmt.Fprintf(t, "%s\t%s\t%d\t%d\t%s\t%s\n", c.Name, c.State, c.PID, c.Restarts,
+		pid := "-"
+		if c.PID != 0 {
+			pid = strconv.Itoa(c.PID)
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%s\t%s\n", c.Name, c.State, pid, c.Restarts,
 			time.Since(c.Since).Round(time.Second), c.Reason)
 	}
 	return t.Flush()

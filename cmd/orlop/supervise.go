@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"github.com/orlop-io/orlop/cluster"
 	"github.com/orlop-io/orlop/cluster/control"
@@ -34,8 +35,14 @@ func (m *modeFlags) asked(cmd *cobra.Command) (netns, plain *bool) {
 	return netns, plain
 }
 
+// reportFD is where the supervisor says why it cannot start.
+const reportFD = 3
+
+// statusHeld is the supervisor's exit status when another process has the data directory.
+const statusHeld exitError = 4
+
 // newSuperviseCommand is what `orlop up` runs in the background. A failure before the cluster can be asked about is
-// written to descriptor 3, which is closed once it can.
+// written to reportFD, which is closed once it can.
 func newSuperviseCommand(o *options) *cobra.Command {
 	var mode modeFlags
 	cmd := &cobra.Command{
@@ -44,7 +51,9 @@ func newSuperviseCommand(o *options) *cobra.Command {
 		Hidden: true,
 		Args:   cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			report := os.NewFile(3, "report")
+			// The components must not inherit it: whoever waits for its end would wait for theirs.
+			unix.CloseOnExec(reportFD)
+			report := os.NewFile(reportFD, "report")
 			logger := slog.New(slog.NewTextHandler(os.Stderr, nil))
 			netns, plain := mode.asked(cmd)
 			err := supervise(cmd.Context(), o, netns, plain, logger, func(*cluster.Cluster) error {
@@ -53,6 +62,9 @@ func newSuperviseCommand(o *options) *cobra.Command {
 			if err != nil {
 				// No reader is left when it failed after the start: then the log has it.
 				_, _ = io.WriteString(report, err.Error())
+			}
+			if errors.Is(err, cluster.ErrRunning) {
+				return statusHeld
 			}
 			return err
 		},
