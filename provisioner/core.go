@@ -72,6 +72,11 @@ func (c *core) provision(ctx context.Context, claim *corev1.PersistentVolumeClai
 	c.waiting.Delete(plan.ClaimUID)
 	c.recorder.Eventf(claim, corev1.EventTypeNormal, ReasonProvisioningSucceeded,
 		"driver %s made volume %s", c.driver.name, pv.Name)
+	if pv.Annotations[keyEnforcement] == enforcementNone {
+		c.recorder.Eventf(claim, corev1.EventTypeWarning, ReasonCapacityNotEnforced,
+			"nothing keeps volume %s to its size: it can use all the room that it shares with others; choose another "+
+				"StorageClass if that matters", pv.Name)
+	}
 	c.log.Info("Provisioned", "pv", pv.Name, "claim", plan.ClaimNamespace+"/"+plan.ClaimName,
 		"volume", volume.GetVolumeId())
 	return c.journal.Forget(plan.ClaimUID)

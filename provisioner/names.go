@@ -25,6 +25,11 @@ const (
 	paramVolumeName     = paramPrefix + "pv/name"
 
 	volumeNamePrefix = "pvc-"
+
+	// keyEnforcement, in a volume's context, says how the driver enforces the volume's size. It is shown as an annotation
+	// of the PersistentVolume too.
+	keyEnforcement  = "orlop.io/capacity-enforcement"
+	enforcementNone = "none"
 )
 
 // Reasons of the Events this package writes.
@@ -36,4 +41,5 @@ const (
 	ReasonVolumeNodeGone        = "VolumeNodeGone"
 	ReasonSelectedNodeGone      = "SelectedNodeGone"
 	ReasonWaitForNode           = "WaitForNode"
+	ReasonCapacityNotEnforced   = "CapacityNotEnforced"
 )

@@ -61,6 +61,9 @@ func persistentVolume(plan *Plan, volume *csi.Volume, driver, identity string) *
 			}},
 		},
 	}
+	if how := volume.GetVolumeContext()[keyEnforcement]; how != "" {
+		pv.Annotations[keyEnforcement] = how
+	}
 	if plan.ReclaimPolicy == corev1.PersistentVolumeReclaimDelete {
 		pv.Finalizers = []string{FinalizerVolume}
 	}

@@ -68,6 +68,15 @@ func TestPersistentVolume(t *testing.T) {
 	}
 }
 
+func TestPersistentVolumeSaysThatItsSizeIsNotEnforced(t *testing.T) {
+	volume := testVolume()
+	volume.VolumeContext["orlop.io/capacity-enforcement"] = "none"
+	got := persistentVolume(testPlan(t), volume, testDriver, "me").Annotations["orlop.io/capacity-enforcement"]
+	if got != "none" {
+		t.Errorf("annotation %q", got)
+	}
+}
+
 func TestPersistentVolumeRetainHasNoFinalizer(t *testing.T) {
 	plan := testPlan(t)
 	plan.ReclaimPolicy = corev1.PersistentVolumeReclaimRetain

@@ -123,6 +123,12 @@ func TestProvisionWithTheRealDriver(t *testing.T) {
 			if size := pv.Spec.Capacity[corev1.ResourceStorage]; size.Value() < 1<<20 {
 				t.Errorf("capacity %s", size.String())
 			}
+			if how := pv.Annotations["orlop.io/capacity-enforcement"]; (how == "none") != (backend == "dir") {
+				t.Errorf("capacity enforcement %q", how)
+			}
+			if backend == "dir" {
+				w.untilEvent(claim, provisioner.ReasonCapacityNotEnforced, pv.Name)
+			}
 			w.deleteClaim(backend)
 			w.untilNoPV(claim)
 			if got := d.volumes(); got != 0 {
