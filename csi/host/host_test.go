@@ -83,28 +83,6 @@ func TestWriteFileIsAtomic(t *testing.T) {
 	}
 }
 
-func TestRemoveAll(t *testing.T) {
-	r, dir := root(t, New(nil))
-	for i := range 3 * removeBatch / 2 {
-		if err := os.MkdirAll(filepath.Join(dir, "tree", fmt.Sprint(i), "deep"), 0o700); err != nil {
-			t.Fatal(err)
-		}
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if err := r.RemoveAll(ctx, "l", "tree"); !errors.Is(err, context.Canceled) {
-		t.Errorf("with an ended context: %v", err)
-	}
-	for range 2 {
-		if err := r.RemoveAll(t.Context(), "l", "tree"); err != nil {
-			t.Error(err)
-		}
-	}
-	if names, err := r.Names("."); err != nil || len(names) != 0 {
-		t.Errorf("left: %v, %v", names, err)
-	}
-}
-
 func TestLockNamesHolder(t *testing.T) {
 	r, _ := root(t, New(nil))
 	first, err := r.Lock(t.Context(), "lock")

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -154,66 +153,6 @@ func (r *Root) Rename(l Label, from, to string) error {
 		return err
 	}
 	return r.syncDir(path.Dir(from))
-}
-
-// RemoveAll removes a file or a whole tree; nothing there is no error. It stops between two entries when ctx ends.
-func (r *Root) RemoveAll(ctx context.Context, l Label, name string) error {
-	if err := r.h.step(l); err != nil {
-		return err
-	}
-	info, err := r.root.Lstat(name)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if info.IsDir() {
-		if err := r.empty(ctx, name); err != nil {
-			return err
-		}
-	}
-	return ignoringMissing(r.root.Remove(name))
-}
-
-// ignoringMissing turns the error that something is not there into none: another call may remove the same tree.
-func ignoringMissing(err error) error {
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	return err
-}
-
-// removeBatch is how many entries are read, and removed, between two looks at the context.
-const removeBatch = 512
-
-// empty removes what is in the directory name. The first level is walked here so that the context is honoured; what lies
-// deeper is left to os.Root, which does not follow links either.
-func (r *Root) empty(ctx context.Context, name string) error {
-	for {
-		d, err := r.root.Open(name)
-		if err != nil {
-			return ignoringMissing(err)
-		}
-		names, err := d.Readdirnames(removeBatch)
-		if cerr := d.Close(); cerr != nil {
-			return cerr
-		}
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		for _, n := range names {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
-			if err := r.root.RemoveAll(path.Join(name, n)); err != nil {
-				return err
-			}
-		}
-	}
 }
 
 // SyncFS puts all changes to the file system that holds the root on the disk.

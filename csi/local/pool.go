@@ -72,8 +72,9 @@ type Medium interface {
 	// MountFlags lists the mount flags that are this kind's own (see ParseMountFlags).
 	MountFlags() []string
 
-	// Mount makes the volume's files appear at path, where nothing is mounted.
-	Mount(ctx context.Context, dir *host.Root, path string, flags []string) error
+	// Mount makes the volume's files appear at path, where nothing is mounted. opts never holds MS_RDONLY; data are the
+	// flags of MountFlags that were asked for.
+	Mount(ctx context.Context, dir *host.Root, path string, opts host.MountOptions, data []string) error
 
 	// Settle makes what is mounted at path fit for its first workload. It is called at every staging, and leaves alone
 	// what a workload has written to.

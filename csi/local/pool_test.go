@@ -327,3 +327,42 @@ func fill(t *testing.T, path string) {
 		t.Errorf("filling %s: %v", path, err)
 	}
 }
+
+// A file system that ext4 made read-only after an error is reported, and so is a single-purpose read-only mount not.
+func TestStatsTellReadOnlyFileSystem(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: mounts")
+	}
+	leak.Check(t)
+	base := t.TempDir()
+	pool := open(t, config(filepath.Join(base, "pool"), nil))
+	writer := volume.Capability{Mode: volume.SingleNodeWriter}
+	v, err := pool.Create(t.Context(), volume.Spec{
+		Name: "a", Size: volume.SizeRange{Required: 16 << 20}, Capabilities: []volume.Capability{writer},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	staging := filepath.Join(base, "staging")
+	target := filepath.Join(base, "target")
+	err = errors.Join(pool.Stage(t.Context(), v.ID, staging, writer), pool.Publish(t.Context(), v.ID, volume.PublishRequest{
+		Staging: staging, Target: target, Capability: writer, ReadOnly: true,
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s, err := pool.Stats(t.Context(), v.ID, target); err != nil || s.Abnormal != "" {
+		t.Errorf("a read-only mount: %+v, %v", s, err)
+	}
+	if err := unix.Mount("", staging, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := pool.Stats(t.Context(), v.ID, staging); err != nil || s.Abnormal == "" {
+		t.Errorf("a read-only file system: %+v, %v", s, err)
+	}
+	err = errors.Join(pool.Unpublish(t.Context(), v.ID, target), pool.Unstage(t.Context(), v.ID, staging),
+		pool.Delete(t.Context(), v.ID))
+	if err != nil {
+		t.Error(err)
+	}
+}

@@ -88,13 +88,17 @@ func testMountOptions(t *testing.T, s Subject) {
 		w.ok(w.Stage(t.Context(), v.ID, w.staging(), c))
 		req := w.publishRequest(1)
 		req.Capability = c
-		w.ok(w.Publish(t.Context(), v.ID, req))
-		for _, path := range []string{w.staging(), w.target(1)} {
-			var st unix.Statfs_t
-			w.ok(unix.Statfs(path, &st))
-			if st.Flags&flag != flag {
-				t.Errorf("%s: %s has flags %x, want %x", option, path, st.Flags, flag)
-			}
+		for range 2 {
+			w.ok(w.Publish(t.Context(), v.ID, req))
+		}
+		var st unix.Statfs_t
+		w.ok(unix.Statfs(w.target(1), &st))
+		if st.Flags&flag != flag {
+			t.Errorf("%s: the target has flags %x, want %x", option, st.Flags, flag)
+		}
+		stats, err := w.Stats(t.Context(), v.ID, w.target(1))
+		if err != nil || stats.Abnormal != "" {
+			t.Errorf("%s: stats %+v, %v", option, stats, err)
 		}
 		w.ok(w.Unpublish(t.Context(), v.ID, w.target(1)))
 		w.ok(w.Unstage(t.Context(), v.ID, w.staging()))

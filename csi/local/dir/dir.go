@@ -82,11 +82,9 @@ func (*Medium) Allocate(_ context.Context, vol *host.Root, _ int64) error {
 func (*Medium) Format(context.Context, *host.Root, bool) error { return nil }
 
 // Mount implements local.Medium.
-func (m *Medium) Mount(_ context.Context, vol *host.Root, path string, flags []string) (err error) {
-	opts, _, err := local.ParseMountFlags(flags, m.MountFlags())
-	if err != nil {
-		return err
-	}
+func (m *Medium) Mount(
+	_ context.Context, vol *host.Root, path string, opts host.MountOptions, _ []string,
+) (err error) {
 	data, err := vol.Open(dataDir, os.O_RDONLY)
 	if err != nil {
 		return err

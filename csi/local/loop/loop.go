@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/orlop-io/orlop/csi/host"
@@ -111,18 +112,16 @@ func (m *Medium) Format(ctx context.Context, vol *host.Root, block bool) (err er
 
 // Mount implements local.Medium. The loop device clears itself when the last mount of it goes, so that no one has to
 // find and detach it afterwards.
-func (m *Medium) Mount(_ context.Context, vol *host.Root, path string, flags []string) (err error) {
-	opts, data, err := local.ParseMountFlags(flags, m.MountFlags())
-	if err != nil {
-		return err
-	}
+func (m *Medium) Mount(
+	_ context.Context, vol *host.Root, path string, opts host.MountOptions, data []string,
+) (err error) {
 	dev, err := m.attach("stage", vol, true)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, dev.Close()) }()
 	// noinit_itable: zeroing inode tables could punch holes into the reserved image, and is of no use here.
-	data = append(data, "noinit_itable")
+	data = append(slices.Clone(data), "noinit_itable")
 	return m.host.MountFS("stage.mount", dev.Name(), path, fsType, opts, strings.Join(data, ","))
 }
 
@@ -135,9 +134,6 @@ func (m *Medium) Settle(_ context.Context, path string) error {
 	lost := filepath.Join(path, "lost+found")
 	fresh, err := m.host.HasInode(lost, lostFoundInode)
 	if err != nil || !fresh {
-		return err
-	}
-	if mount, err := m.host.MountAt(path); err != nil || mount == nil || mount.ReadOnly || mount.FSReadOnly {
 		return err
 	}
 	if err := m.host.Chmod("stage.chmod", path, 0o777); err != nil {

@@ -37,7 +37,7 @@ func TestMountFlags(t *testing.T) {
 		if err := m.Check(volume.Capability{Mode: volume.SingleNodeWriter, MountFlags: flags}); err != nil {
 			t.Error(err)
 		}
-		if err := m.Mount(t.Context(), vol, target, flags); err != nil {
+		if err := m.Mount(t.Context(), vol, target, 0, flags); err != nil {
 			t.Error(err)
 		}
 		if err := h.Unmount("test", target); err != nil {
