@@ -155,11 +155,13 @@ func (c *Controllers) Run(ctx context.Context) error {
 // clientConfig reads how to reach the API server. Nothing is throttled on this side: the API server shares out its
 // capacity by priority and fairness.
 func clientConfig(kubeconfig, agent string) (*rest.Config, error) {
-	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
-	if err != nil {
-		if kubeconfig == "" {
+	var config *rest.Config
+	var err error
+	if kubeconfig == "" {
+		if config, err = rest.InClusterConfig(); err != nil {
 			return nil, fmt.Errorf("not in a pod, so --kubeconfig is needed: %w", err)
 		}
+	} else if config, err = clientcmd.BuildConfigFromFlags("", kubeconfig); err != nil {
 		return nil, fmt.Errorf("--kubeconfig: %w", err)
 	}
 	config.QPS = -1

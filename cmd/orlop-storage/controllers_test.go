@@ -85,7 +85,8 @@ func eventually(t *testing.T, what string, ok func() bool) {
 func TestControllersTakeTurns(t *testing.T) {
 	env := apienv.Start(t)
 	base := filepath.Join("..", "..", "deploy", "base")
-	err := env.Apply(t.Context(), filepath.Join(base, "namespace.yaml"), filepath.Join(base, "controllers-rbac.yaml"))
+	err := env.Apply(t.Context(), filepath.Join(base, "namespace.yaml"), filepath.Join(base, "controllers-rbac.yaml"),
+		filepath.Join(base, "provisioner-rbac.yaml"))
 	if err != nil {
 		t.Fatal(err)
 	}
