@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/orlop-io/orlop/csi/host"
 	"github.com/orlop-io/orlop/csi/local"
@@ -187,28 +188,40 @@ func (m *Medium) Attach(_ context.Context, vol *host.Root) (string, error) {
 	return dev.Name(), dev.Close()
 }
 
+// releasePatience is how long Release waits for a device to become free. A container that was being started when the volume
+// was unmounted holds a copy of the mount for a moment.
+const releasePatience = 3 * time.Second
+
 // Release implements local.Medium.
-func (m *Medium) Release(_ context.Context, vol *host.Root) error {
+func (m *Medium) Release(ctx context.Context, vol *host.Root) error {
 	info, err := vol.Stat(imageFile)
 	if err != nil {
 		return err
 	}
-	devices, err := m.devices(vol, info)
-	if err != nil {
-		return err
-	}
-	for _, d := range devices {
-		if err := m.host.DetachLoop("release.detach", d.Path); err != nil {
+	ctx, cancel := context.WithTimeout(ctx, releasePatience)
+	defer cancel()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		devices, err := m.devices(vol, info)
+		if err != nil || len(devices) == 0 {
 			return err
 		}
+		for _, d := range devices {
+			if err := m.host.DetachLoop("release.detach", d.Path); err != nil {
+				return err
+			}
+		}
+		if devices, err = m.devices(vol, info); err != nil || len(devices) == 0 {
+			return err
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("%w: a process, or a mount in another mount namespace, uses %s",
+				volume.ErrInUse, devices[0].Path)
+		}
 	}
-	if devices, err = m.devices(vol, info); err != nil {
-		return err
-	}
-	if len(devices) > 0 {
-		return fmt.Errorf("%w: a process, or a mount in another mount namespace, uses %s", volume.ErrInUse, devices[0].Path)
-	}
-	return nil
 }
 
 // Shown implements local.Medium.
