@@ -189,6 +189,10 @@ func TestSideBySide(t *testing.T) {
 func httpGet(url, want string) error {
 	client := http.Client{Timeout: 2 * time.Second}
 	defer client.CloseIdleConnections()
+	return getWith(&client, url, want)
+}
+
+func getWith(client *http.Client, url, want string) error {
 	resp, err := client.Get(url)
 	if err != nil {
 		return err
