@@ -154,6 +154,8 @@ func (c *Controller) keepPending(ctx context.Context, claim *corev1.PersistentVo
 			eventType = corev1.EventTypeWarning
 		}
 		c.announce(claim, eventType, d.reason, d.message)
+		// Events are kept for an hour. A claim that waits longer still says why.
+		c.claimQueue.AddAfter(keyOf(claim), c.announced.repeatAfter)
 	}
 	return c.setClaimPhase(ctx, claim, corev1.ClaimPending)
 }

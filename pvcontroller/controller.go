@@ -106,6 +106,7 @@ func New(config Config) (*Controller, error) {
 			pods:    core.Pods().Informer(),
 		},
 	}
+	c.announced.repeatAfter = defaultRepeat
 	if c.own == nil {
 		c.own = func(name string) bool { return strings.HasSuffix(name, ownProvisionerSuffix) }
 	}

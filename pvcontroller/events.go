@@ -25,13 +25,15 @@ const (
 	reasonWaitForPodScheduled  = "WaitForPodScheduled"
 )
 
-// repeatAfter is when an unchanged reason for waiting is told again: well within the hour that the API server keeps
+// defaultRepeat is when an unchanged reason for waiting is told again: well within the hour that the API server keeps
 // events for.
-const repeatAfter = 15 * time.Minute
+const defaultRepeat = 15 * time.Minute
 
 // announcer remembers what was last told about each object, so that a claim which is looked at often says once why it
 // waits. It is safe for concurrent use.
 type announcer struct {
+	repeatAfter time.Duration // when what was said is worth saying again
+
 	mu   sync.Mutex
 	last map[types.UID]map[string]announcement // by reason
 }
@@ -46,7 +48,7 @@ func (a *announcer) isNews(object types.UID, reason, message string, now time.Ti
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	last, ok := a.last[object][reason]
-	if ok && last.message == message && now.Sub(last.at) < repeatAfter {
+	if ok && last.message == message && now.Sub(last.at) < a.repeatAfter {
 		return false
 	}
 	if a.last == nil {

@@ -106,7 +106,7 @@ func TestReservations(t *testing.T) {
 }
 
 func TestAnnouncerTellsNews(t *testing.T) {
-	var a announcer
+	a := announcer{repeatAfter: defaultRepeat}
 	start := time.Unix(0, 0)
 	for _, c := range []struct {
 		name            string
@@ -119,7 +119,7 @@ func TestAnnouncerTellsNews(t *testing.T) {
 		{"another message", "Wait", "for pod p", time.Second, true},
 		{"another reason", "Fail", "for pod p", time.Second, true},
 		{"the first reason, unchanged", "Wait", "for pod p", time.Minute, false},
-		{"after a long time", "Wait", "for pod p", repeatAfter + time.Minute, true},
+		{"after a long time", "Wait", "for pod p", defaultRepeat + time.Minute, true},
 	} {
 		if got := a.isNews("u", c.reason, c.message, start.Add(c.after)); got != c.want {
 			t.Errorf("%s: is news %t", c.name, got)
@@ -216,6 +216,37 @@ func TestRunLeavesNothing(t *testing.T) {
 	cancel()
 	if err := <-done; err != nil {
 		t.Error(err)
+	}
+	factory.Shutdown()
+}
+
+func TestClaimThatWaitsLongSaysWhyAgain(t *testing.T) {
+	client := fake.NewClientset(testClaim(func(c *corev1.PersistentVolumeClaim) { c.Spec.StorageClassName = nil }))
+	recorder := record.NewFakeRecorder(10)
+	factory := informers.NewSharedInformerFactory(client, 0)
+	c, err := New(Config{Client: client, Informers: factory, Recorder: recorder})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.announced.repeatAfter = time.Millisecond
+	ctx, cancel := context.WithCancel(t.Context())
+	factory.StartWithContext(ctx)
+	done := make(chan error, 1)
+	go func() { done <- c.Run(ctx, 1) }()
+	first := <-recorder.Events
+	if again := <-recorder.Events; again != first {
+		t.Errorf("it says %q, and then %q", first, again)
+	}
+	cancel()
+	for ended := false; !ended; {
+		select {
+		case <-recorder.Events: // It may be about to say it once more.
+		case err := <-done:
+			if err != nil {
+				t.Error(err)
+			}
+			ended = true
+		}
 	}
 	factory.Shutdown()
 }

@@ -66,6 +66,7 @@ Several replicas may run: one works, the others wait until it stops.`,
 	f.BoolVar(&c.LeaderElect, "leader-elect", true, "wait for a lease, so that one of several replicas works")
 	f.StringVar(&c.LeaderElectNamespace, "leader-elect-namespace", systemNamespace, "namespace of the lease")
 	f.IntVar(&c.Workers, "workers", 16, "how many claims, and volumes, are worked on at a time")
+	addLogFlags(cmd)
 	return cmd
 }
 
