@@ -238,7 +238,7 @@ func TestLoopKeepsReservation(t *testing.T) {
 		t.Fatal(err)
 	}
 	devices, err := h.LoopDevicesOf("/image", info)
-	if err != nil || len(devices) != 1 || devices[0].Path != dev.Name() || !devices[0].AutoClear {
+	if err != nil || len(devices) != 1 || devices[0].Path != dev.Name() {
 		t.Errorf("devices of the image: %v, %v", devices, err)
 	}
 	m, err := h.MountAt(target)

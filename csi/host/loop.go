@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -25,41 +26,47 @@ type LoopDevice struct {
 	// nothing, or another file.
 	Backing string
 	Deleted bool
-	// AutoClear says that the device lets go of its file when its last user does.
-	AutoClear bool
 }
 
 // LoopMajor is the major number of all loop devices.
 const LoopMajor = 7
 
-// LoopDevices lists the loop devices that have a file behind them.
+// LoopDevices lists the loop devices that have a file behind them. A machine may have hundreds of loop devices that have
+// none, so one look is taken at each and no more.
 func (h *Host) LoopDevices() ([]LoopDevice, error) {
-	dirs, err := filepath.Glob("/sys/block/loop*/loop")
+	const sys = "/sys/block"
+	names, err := readDirNames(sys)
 	if err != nil {
 		return nil, err
 	}
 	var devices []LoopDevice
-	for _, dir := range dirs {
-		name := filepath.Base(filepath.Dir(dir))
-		backing, err := os.ReadFile(filepath.Join(dir, "backing_file"))
+	for _, name := range names {
+		digits, isLoop := strings.CutPrefix(name, "loop")
+		minor, err := strconv.Atoi(digits)
+		if !isLoop || err != nil {
+			continue
+		}
+		backing, err := os.ReadFile(filepath.Join(sys, name, "loop/backing_file"))
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENXIO) || errors.Is(err, unix.ENODEV) {
-			continue // detached between the listing and the reading
+			continue // nothing behind it, or detached this moment
 		}
 		if err != nil {
 			return nil, err
 		}
-		auto, err := os.ReadFile(filepath.Join(dir, "autoclear"))
-		if err != nil {
-			continue // likewise
-		}
-		d := LoopDevice{Path: "/dev/" + name, AutoClear: strings.TrimSpace(string(auto)) == "1"}
-		if _, err := fmt.Sscanf(name, "loop%d", &d.Minor); err != nil {
-			return nil, fmt.Errorf("loop device %s has no number: %w", name, err)
-		}
+		d := LoopDevice{Path: "/dev/" + name, Minor: minor}
 		d.Backing, d.Deleted = strings.CutSuffix(strings.TrimSuffix(string(backing), "\n"), deletedSuffix)
 		devices = append(devices, d)
 	}
 	return devices, nil
+}
+
+func readDirNames(dir string) ([]string, error) {
+	d, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	names, err := d.Readdirnames(-1)
+	return names, errors.Join(err, d.Close())
 }
 
 // LoopDevicesOf lists the loop devices whose file is the one that info describes and has a path that ends in suffix.
