@@ -53,6 +53,8 @@ func (n *Node) provision(ctx context.Context, metrics prometheus.Registerer) (er
 	p, err := provisioner.NewNode(provisioner.NodeConfig{
 		Client: client, Conn: conn, Journal: journal, Recorder: recorder, Metrics: metrics,
 		Driver: localDriver, NodeName: n.Name, Log: klog.Background().WithName("provisioner"),
+		// By which claims that bind at once are given a node with room.
+		Capacity: &provisioner.CapacityConfig{Namespace: systemNamespace},
 	})
 	if err != nil {
 		return err
