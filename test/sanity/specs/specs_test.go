@@ -17,8 +17,9 @@ import (
 // volumeSize is small, so that the specs need little room.
 const volumeSize = 64 << 20
 
-// TestSpecs runs the specs with volumes of the backend ORLOP_SANITY_BACKEND over the driver whose socket is csi.sock in
-// ORLOP_SANITY_DIR, and writes the names of those that were skipped to the file skipped there.
+// TestSpecs runs the specs with volumes of the backend ORLOP_SANITY_BACKEND, used as ORLOP_SANITY_ACCESS says (mount or
+// block), over the driver whose socket is csi.sock in ORLOP_SANITY_DIR, and writes the names of the specs that were skipped
+// to the file skipped there.
 func TestSpecs(t *testing.T) {
 	backend, work := os.Getenv("ORLOP_SANITY_BACKEND"), os.Getenv("ORLOP_SANITY_DIR")
 	if backend == "" || work == "" {
@@ -29,6 +30,7 @@ func TestSpecs(t *testing.T) {
 	config.TargetPath = filepath.Join(work, "target")
 	config.StagingPath = filepath.Join(work, "staging")
 	config.TestVolumeSize = volumeSize
+	config.TestVolumeAccessType = os.Getenv("ORLOP_SANITY_ACCESS")
 	config.TestVolumeParameters = map[string]string{"backend": backend}
 	context := sanity.GinkgoTest(&config)
 	gomega.RegisterFailHandler(ginkgo.Fail)
@@ -43,6 +45,6 @@ func TestSpecs(t *testing.T) {
 		err := os.WriteFile(filepath.Join(work, "skipped"), []byte(strings.Join(skipped, "\n")), 0o600)
 		gomega.Expect(err).NotTo(gomega.HaveOccurred())
 	})
-	ginkgo.RunSpecs(t, "csi-sanity over backend "+backend)
+	ginkgo.RunSpecs(t, "csi-sanity over backend "+backend+", "+config.TestVolumeAccessType)
 	context.Finalize()
 }
