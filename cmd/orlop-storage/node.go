@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"net"
+	"os"
 	"path/filepath"
 	"sync/atomic"
 
@@ -110,6 +111,9 @@ func addLogFlags(cmd *cobra.Command) {
 // validate reports everything that is wrong with the settings at once, before anything is started.
 func (n *Node) validate() error {
 	var errs []error
+	if os.Geteuid() != 0 {
+		errs = append(errs, errors.New("it must run as root, since it mounts volumes and attaches loop devices"))
+	}
 	for _, f := range []struct{ flag, value string }{
 		{"node-name", n.Name}, {"pool", n.Pool}, {"cluster-id", n.ClusterID}, {"kubelet-dir", n.KubeletDir},
 	} {
@@ -163,6 +167,9 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	if err := h.CanMakeExt4(); err != nil {
+		klog.FromContext(ctx).Error(err, "No volumes of backend loop can be made; those that exist, and backend dir, work")
+	}
 	klog.FromContext(ctx).Info("Serving", "driver", localDriver, "version", version, "node", n.Name, "pool", n.Pool,
 		"socket", n.socket())
 
@@ -172,7 +179,7 @@ func (n *Node) Run(ctx context.Context) (err error) {
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	info := driver.Info{Name: localDriver, Version: version, NodeID: n.Name, TopologyKey: localTopology}
 	serving := &atomic.Bool{}
-	server := driver.NewServer(driver.New(info, volume.Serialize(pool), func() error { return nil }), metrics)
+	server := driver.NewServer(driver.New(info, volume.Serialize(pool), pool.Ready), metrics)
 
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return pool.Run(ctx) })
@@ -185,7 +192,7 @@ func (n *Node) Run(ctx context.Context) (err error) {
 		if !serving.Load() {
 			return errors.New("the CSI socket is not served")
 		}
-		return nil
+		return pool.Ready()
 	}
 	if n.RegistrationDir != "" {
 		registrar := n.registrar(h.ListenUnix)

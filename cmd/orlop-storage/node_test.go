@@ -310,8 +310,9 @@ func TestNodeRegistersAndReports(t *testing.T) {
 		var resp *http.Response
 		var err error
 		for tick := time.NewTicker(time.Millisecond); ; <-tick.C {
-			// The socket is made a moment after the CSI socket answers.
-			if resp, err = client.Get("http://node" + path); !errors.Is(err, unix.ENOENT) || p.gone.Err() != nil {
+			// The socket is made, and then listened on, a moment after the CSI socket answers.
+			resp, err = client.Get("http://node" + path)
+			if !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ECONNREFUSED) || p.gone.Err() != nil {
 				tick.Stop()
 				break
 			}

@@ -114,11 +114,16 @@ func NewServer(d *Driver, m *Metrics) *Server {
 	return &Server{grpc: s}
 }
 
-// Serve serves until ctx ends, then lets the calls under way finish. It closes the listener.
+// stopGrace is how long calls under way may take when the server stops; then their contexts end.
+const stopGrace = 5 * time.Second
+
+// Serve serves until ctx ends, then lets the calls under way finish, for a while. It closes the listener.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	stopped := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(stopped)
+		hard := time.AfterFunc(stopGrace, s.grpc.Stop)
+		defer hard.Stop()
 		s.grpc.GracefulStop()
 	})
 	err := s.grpc.Serve(l)

@@ -38,6 +38,15 @@ const killGrace = 2 * time.Second
 // toolDirs are searched after PATH, which often lacks them for those who are not root at login.
 var toolDirs = []string{"/usr/sbin", "/sbin", "/usr/local/sbin"}
 
+// mkfsExt4 and its Debian package.
+const mkfsExt4, mkfsExt4Package = "mkfs.ext4", "e2fsprogs"
+
+// CanMakeExt4 says, as ErrToolMissing, why MakeExt4 cannot work, nil when it can.
+func (h *Host) CanMakeExt4() error {
+	_, err := findTool(mkfsExt4, mkfsExt4Package)
+	return err
+}
+
 // MakeExt4 makes an ext4 file system that fills the file. It keeps what is reserved for the file reserved, keeps no
 // blocks back for root, and leaves the zeroing of inode tables out: the kernel treats unused ones as empty.
 func (h *Host) MakeExt4(ctx context.Context, l Label, image *os.File) error {
@@ -46,16 +55,16 @@ func (h *Host) MakeExt4(ctx context.Context, l Label, image *os.File) error {
 	}
 	// The file is passed open (descriptor 3), so that no path is resolved a second time. nodiscard: by default mke2fs
 	// would begin by punching the reserved space out of the file.
-	return run(ctx, []*os.File{image}, "mkfs.ext4", "e2fsprogs",
+	return run(ctx, []*os.File{image}, mkfsExt4, mkfsExt4Package,
 		"-q", "-F", "-m", "0", "-E", "nodiscard,lazy_itable_init=1,lazy_journal_init=1", "/proc/self/fd/3")
 }
 
 // run executes a program in the C locale with the files as descriptors 3 and up. When ctx ends it is killed and the
 // error is the context's. pack is the package that has the program, for the message when it is missing.
 func run(ctx context.Context, files []*os.File, tool, pack string, args ...string) error {
-	file, err := findTool(tool)
+	file, err := findTool(tool, pack)
 	if err != nil {
-		return fmt.Errorf("%s: %w; install the package %s", tool, err, pack)
+		return err
 	}
 	var stderr bytes.Buffer
 	cmd := exec.CommandContext(ctx, file, args...)
@@ -80,7 +89,7 @@ func run(ctx context.Context, files []*os.File, tool, pack string, args ...strin
 	return nil
 }
 
-func findTool(tool string) (string, error) {
+func findTool(tool, pack string) (string, error) {
 	if file, err := exec.LookPath(tool); err == nil {
 		return file, nil
 	}
@@ -89,5 +98,6 @@ func findTool(tool string) (string, error) {
 			return file, nil
 		}
 	}
-	return "", fmt.Errorf("%w in PATH or %s", ErrToolMissing, strings.Join(toolDirs, ", "))
+	return "", fmt.Errorf("%s: %w in PATH or %s; install the package %s",
+		tool, ErrToolMissing, strings.Join(toolDirs, ", "), pack)
 }

@@ -217,6 +217,14 @@ func (p *Pool) checkEmpty() error {
 	return nil
 }
 
+// Ready says why the pool cannot be used at the moment, such as a disk that is gone; nil when it can.
+func (p *Pool) Ready() error {
+	if _, err := p.root.ReadFile(metaFile); err != nil {
+		return fmt.Errorf("pool %s cannot be read: %w", p.root.Path(), err)
+	}
+	return nil
+}
+
 // Close gives the pool up. Volumes stay as they are, mounts included.
 func (p *Pool) Close() error {
 	var err error
