@@ -60,7 +60,11 @@ func (c *Cluster) kubelet() supervisor.Spec {
 		"--root-dir="+c.kubeletDir(), "--cert-dir="+filepath.Join(c.kubeletDir(), "pki"),
 		"--hostname-override="+c.Node, "--node-ip="+c.net.NodeIP.String(),
 	)
-	s.After = []string{compContainerd, compAPIServer}
+	s.After = []string{compContainerd}
+	// The API server serves a second before it is ready: what it still has to do, above all upstream's roles, is of no
+	// concern to a kubelet, which the Node authorizer permits.
+	s.Uses = []string{compAPIServer}
+	s.Gate = c.probe.http(c.net.apiURL() + "/livez/ping")
 	s.Ready = c.nodeReady
 	return s
 }
