@@ -136,13 +136,13 @@ func (p *Pool) allocate(ctx context.Context, m Medium, dir *host.Root, capacity 
 	return m.Allocate(ctx, dir, capacity)
 }
 
-// available is the room for volumes in bytes, never negative.
+// available is the room for volumes in bytes, never negative, and in whole MiB so that people can read it.
 func (p *Pool) available() (int64, error) {
 	space, err := p.host.Statfs(p.root.Path())
 	if err != nil {
 		return 0, err
 	}
-	return max(0, space.Available-headroom), nil
+	return max(0, space.Available-headroom) >> 20 << 20, nil
 }
 
 // Capacity implements volume.Backend.

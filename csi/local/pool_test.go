@@ -83,6 +83,20 @@ func TestOpenRefuses(t *testing.T) {
 	refused(t, c, "cluster")
 }
 
+func TestReadyTellsPoolIsGone(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "pool")
+	pool := open(t, config(path, nil))
+	if err := pool.Ready(); err != nil {
+		t.Error(err)
+	}
+	if err := os.RemoveAll(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := pool.Ready(); err == nil || !strings.Contains(err.Error(), path) {
+		t.Errorf("a pool that is gone: %v", err)
+	}
+}
+
 func TestOpenTwice(t *testing.T) {
 	c := config(t.TempDir(), nil)
 	open(t, c)

@@ -25,8 +25,8 @@ const (
 	DefaultSize = 1 << 30
 	// MinSize leaves an ext4 file system with a journal some room for files.
 	MinSize = 16 << 20
-	// MaxSize is the largest file that ext4, the usual file system of a pool, can hold in blocks of 4 KiB.
-	MaxSize = 16<<40 - multiple
+	// MaxSize stays below 16Ti, which no file on ext4, the usual file system of a pool, can reach.
+	MaxSize = 15 << 40
 	// multiple is the block size of the file system and of direct I/O.
 	multiple = 4096
 )
