@@ -8,11 +8,7 @@
 // The package imports the standard library alone and makes no system call.
 package volume
 
-import (
-	"context"
-	"fmt"
-	"strings"
-)
+import "context"
 
 // Backend makes, removes and describes volumes: what the CSI specification calls the controller service.
 //
@@ -152,19 +148,4 @@ type Capability struct {
 	FSType string
 	// MountFlags are the mount options asked for, as in mount(8) -o.
 	MountFlags []string
-}
-
-// String names the capability in messages to users.
-func (c Capability) String() string {
-	if c.Block {
-		return string(c.Mode) + " block"
-	}
-	s := string(c.Mode) + " mount"
-	if c.FSType != "" {
-		s += " " + c.FSType
-	}
-	if len(c.MountFlags) > 0 {
-		s += fmt.Sprintf(" (%s)", strings.Join(c.MountFlags, ","))
-	}
-	return s
 }
