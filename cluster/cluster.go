@@ -122,7 +122,7 @@ func (c *Cluster) check(ctx context.Context) error {
 	c.facts, problems = preflight.Run(ctx, preflight.Options{
 		DataDir: c.DataDir, Ports: listenersOf(c.state.Netns), Netns: c.state.Netns, Plain: c.state.Plain,
 	})
-	var errs []error
+	errs := []error{checkInotify()}
 	for _, p := range problems {
 		if p.Fatal {
 			errs = append(errs, p)

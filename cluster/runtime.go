@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
@@ -29,6 +30,10 @@ func (c *Cluster) withRuntime(fn func(cri.RuntimeServiceClient) error) (err erro
 
 // runtimeReady says whether containerd serves, and puts the sandbox image there before the kubelet asks for it.
 func (c *Cluster) runtimeReady(ctx context.Context) error {
+	// Dialing before it is there has gRPC write a warning to the terminal each time.
+	if _, err := os.Stat(c.ContainerdSocket()); err != nil {
+		return fmt.Errorf("it does not listen yet: %w", err)
+	}
 	err := c.withRuntime(func(r cri.RuntimeServiceClient) error {
 		_, err := r.Version(ctx, &cri.VersionRequest{})
 		return err
