@@ -32,17 +32,6 @@ func (p *Pool) publish(ctx context.Context, r record, m Medium, dir *host.Root, 
 		// A read-only mount of a device's node would not keep anyone from writing to the device.
 		return fmt.Errorf("%w: a block device cannot be published read-only", volume.ErrInvalid)
 	}
-	mounts, err := p.host.Mounts()
-	if err != nil {
-		return err
-	}
-	shown, err := m.Shown(dir, mounts)
-	if err != nil {
-		return err
-	}
-	if err := p.checkSingleWriter(shown, req); err != nil {
-		return err
-	}
 	opts, err := publishOptions(m, req)
 	if err != nil {
 		return err
@@ -60,6 +49,9 @@ func (p *Pool) publish(ctx context.Context, r record, m Medium, dir *host.Root, 
 		}
 		return nil
 	}
+	if err := p.checkSingleWriter(m, dir, req); err != nil {
+		return err
+	}
 	if r.Block {
 		return p.publishDevice(ctx, m, dir, req.Target)
 	}
@@ -67,17 +59,22 @@ func (p *Pool) publish(ctx context.Context, r record, m Medium, dir *host.Root, 
 }
 
 // checkSingleWriter keeps a volume for a single writer from being published at a second target (section
-// "NodePublishVolume" of the CSI specification). The kubelet's mounts of a part of the volume (subPath) do not count:
-// their pod has the whole volume published too.
-func (p *Pool) checkSingleWriter(shown []host.Mount, req volume.PublishRequest) error {
+// "NodePublishVolume" of the CSI specification). Mounts of a part of the volume, which the kubelet makes for subPath, do not
+// count: their pod has the whole volume published too. Nothing is mounted at req.Target: for a target that has the volume
+// already, the mounts that the kubelet makes of it in other places would count against it.
+func (p *Pool) checkSingleWriter(m Medium, dir *host.Root, req volume.PublishRequest) error {
 	if req.Capability.Mode != volume.SingleNodeSingleWriter {
 		return nil
 	}
-	staging, err := p.host.Resolve(req.Staging)
+	mounts, err := p.host.Mounts()
 	if err != nil {
 		return err
 	}
-	target, err := p.host.Resolve(req.Target)
+	shown, err := m.Shown(dir, mounts)
+	if err != nil {
+		return err
+	}
+	staging, err := p.host.Resolve(req.Staging)
 	if err != nil {
 		return err
 	}
@@ -88,7 +85,7 @@ func (p *Pool) checkSingleWriter(shown []host.Mount, req volume.PublishRequest) 
 		}
 	}
 	for _, m := range shown {
-		if m.Target != staging && m.Target != target && (root == "" || m.Root == root) {
+		if m.Target != staging && (root == "" || m.Root == root) {
 			return fmt.Errorf("%w: it has a single writer and is published at %s; unpublish it there first",
 				volume.ErrInUse, m.Target)
 		}

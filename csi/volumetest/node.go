@@ -116,9 +116,13 @@ func testSingleWriter(t *testing.T, s Subject) {
 	w.ok(w.Stage(t.Context(), v.ID, w.staging(), single))
 	first, second := w.publishRequest(1), w.publishRequest(2)
 	first.Capability, second.Capability = single, single
-	for range 2 {
-		w.ok(w.Publish(t.Context(), v.ID, first))
-	}
+	w.ok(w.Publish(t.Context(), v.ID, first))
+	// The kubelet mounts what is published in further places, for the same pod.
+	further := filepath.Join(w.dir, "further")
+	w.ok(os.Mkdir(further, 0o700))
+	w.ok(unix.Mount(w.target(1), further, "", unix.MS_BIND, ""))
+	w.ok(w.Publish(t.Context(), v.ID, first))
+	w.ok(unix.Unmount(further, 0))
 	w.fails(w.Publish(t.Context(), v.ID, second), volume.ErrInUse)
 	w.ok(w.Unpublish(t.Context(), v.ID, w.target(1)))
 	w.ok(w.Publish(t.Context(), v.ID, second))
