@@ -1,10 +1,12 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
+	"os/signal"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -13,6 +15,8 @@ import (
 	"k8s.io/component-base/logs"
 	kubectlcmd "k8s.io/kubectl/pkg/cmd"
 	"k8s.io/kubectl/pkg/cmd/util"
+
+	"github.com/orlop-io/orlop/cluster"
 )
 
 func newKubectlCommand(o *options) *cobra.Command {
@@ -26,8 +30,8 @@ Outside of orlop the same is had with any kubectl: export KUBECONFIG=<data-dir>/
 		Example: `  orlop kubectl get nodes
   orlop kubectl --data-dir /srv/orlop get pods -A`,
 		DisableFlagParsing: true,
-		RunE: func(_ *cobra.Command, args []string) error {
-			return runKubectl(o, args)
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return runKubectl(cmd.Context(), o, args)
 		},
 	}
 }
@@ -50,7 +54,7 @@ func takeDataDir(args []string) (dir *string, rest []string, err error) {
 	return &args[1], args[2:], nil
 }
 
-func runKubectl(o *options, args []string) error {
+func runKubectl(ctx context.Context, o *options, args []string) error {
 	dir, args, err := takeDataDir(args)
 	if err != nil {
 		return err
@@ -67,10 +71,18 @@ func runKubectl(o *options, args []string) error {
 	} else if err != nil {
 		return err
 	}
+	// Without its namespace the address of such a cluster is nobody's, or somebody else's out on the network.
+	if state, err := cluster.ReadState(l.DataDir); err == nil && state.Netns {
+		if err := requireRunning(ctx, l); err != nil {
+			return err
+		}
+	}
 	if err := os.Setenv("KUBECONFIG", l.Kubeconfig()); err != nil {
 		return err
 	}
 	// From here on this process is kubectl, as upstream's main would have it.
+	// Ctrl-C ends it, where it ends a context of orlop's other commands.
+	signal.Reset()
 	os.Args = append([]string{"kubectl"}, args...)
 	_, _ = logs.GlogSetter(kubectlcmd.GetLogVerbosity(os.Args))
 	if err := cli.RunNoErrOutput(kubectlcmd.NewDefaultKubectlCommand()); err != nil {
