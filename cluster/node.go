@@ -50,9 +50,7 @@ const systemPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
 // cgroupRoot is the parent of all the node's pods' cgroups. A kubelet destroys every pod cgroup under its root that it
 // does not know, so no two nodes of a host may share one.
-func (c *Cluster) cgroupRoot() string { return c.clusterCgroup() + "/" + c.Node }
-
-func (c *Cluster) clusterCgroup() string { return "/orlop/" + c.state.ID }
+func (c *Cluster) cgroupRoot() string { return c.state.cgroup() + "/" + c.Node }
 
 func (c *Cluster) kubelet() supervisor.Spec {
 	s := c.orlop(compKubelet,
@@ -87,10 +85,12 @@ func (c *Cluster) kubeletConfig() map[string]any {
 		"podLogsDir": c.podLogsDir(), "staticPodPath": c.staticPodDir(),
 		"volumePluginDir": filepath.Join(c.nodeDir(), "volume-plugins"),
 		// A single machine's disk is its user's, too: evict when it is nearly full, not at the tenth left.
-		"evictionHard":          map[string]any{"memory.available": "100Mi", "nodefs.available": "5%", "imagefs.available": "5%", "nodefs.inodesFree": "5%"},
-		"serializeImagePulls":   false,
-		"maxParallelImagePulls": 4,
-		"kubeAPIQPS":            500, "kubeAPIBurst": 1000,
+		"evictionHard": map[string]any{"memory.available": "100Mi", "nodefs.available": "5%", "imagefs.available": "5%", "nodefs.inodesFree": "5%"},
+		// Nothing runs until the pressure is said to be over; there is no other node to go to meanwhile.
+		"evictionPressureTransitionPeriod": "20s",
+		"serializeImagePulls":              false,
+		"maxParallelImagePulls":            4,
+		"kubeAPIQPS":                       500, "kubeAPIBurst": 1000,
 		"enableProfilingHandler": false,
 		"shutdownGracePeriod":    "0s",
 	}

@@ -13,6 +13,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/util/validation"
 
+	"github.com/orlop-io/orlop/cluster/cgroup"
 	"github.com/orlop-io/orlop/cluster/file"
 )
 
@@ -29,6 +30,18 @@ type State struct {
 	Node    string `json:"node"`
 	Netns   bool   `json:"netns"`
 	Plain   bool   `json:"plain"`
+}
+
+// cgroup is the parent of the cgroups of all the cluster's nodes.
+func (s *State) cgroup() string { return "/orlop/" + s.ID }
+
+// Orphans tells whether processes of the cluster's pods run: with the supervisor gone, they go on.
+func (s *State) Orphans() (bool, error) {
+	pids, err := cgroup.Pids(s.cgroup())
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	return len(pids) > 0, err
 }
 
 // ReadState reads the state of the cluster in a data directory; fs.ErrNotExist when none was ever started there.

@@ -12,7 +12,8 @@ type Status struct {
 	NodeIP     string `json:"nodeIP"`
 	Netns      string `json:"netns,omitempty"`
 	Plain      bool   `json:"plain"`
-	PID        int    `json:"pid"` // the supervisor's
+	PID        int    `json:"pid"`               // the supervisor's
+	Orphans    bool   `json:"orphans,omitempty"` // pods run without a supervisor
 	Phase      Phase  `json:"phase"`
 	Error      string `json:"error,omitempty"` // why the phase is failed
 	// FailedComponent is the one to blame for a failed phase, if it is one.

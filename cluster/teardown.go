@@ -45,7 +45,7 @@ const teardownTimeout = 30 * time.Second
 func teardown(ctx context.Context, l Layout, state *State) error {
 	ctx, cancel := context.WithTimeout(ctx, teardownTimeout)
 	defer cancel()
-	cgroupOf := "/orlop/" + state.ID
+	cgroupOf := state.cgroup()
 	var errs []error
 	errs = append(errs, killPods(ctx, l, cgroupOf))
 	for _, dir := range []string{l.kubeletDir(), l.containerdDir(), l.poolDir()} {

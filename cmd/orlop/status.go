@@ -66,6 +66,8 @@ func stoppedStatus(l cluster.Layout) *cluster.Status {
 	s := &cluster.Status{DataDir: l.DataDir, Phase: cluster.PhaseStopped}
 	if state, err := cluster.ReadState(l.DataDir); err == nil {
 		s.ID, s.Node, s.Plain, s.Kubeconfig = state.ID, state.Node, state.Plain, l.Kubeconfig()
+		// Whether it can be told is no reason to fail.
+		s.Orphans, _ = state.Orphans()
 	}
 	return s
 }
@@ -79,6 +81,10 @@ func printStatus(w io.Writer, s *cluster.Status, output string) error {
 	switch {
 	case s.Phase == cluster.PhaseStopped && s.ID == "":
 		_, err := fmt.Fprintf(w, "There is no cluster in %s.\n", s.DataDir)
+		return err
+	case s.Phase == cluster.PhaseStopped && s.Orphans:
+		_, err := fmt.Fprintf(w, "The supervisor of the cluster in %s is gone, and its pods go on running: "+
+			"'orlop up' takes them over, 'orlop down' ends them.\n", s.DataDir)
 		return err
 	case s.Phase == cluster.PhaseStopped:
 		_, err := fmt.Fprintf(w, "The cluster in %s is stopped.\n", s.DataDir)

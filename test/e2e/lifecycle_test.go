@@ -112,6 +112,9 @@ func TestHeals(t *testing.T) {
 		}
 		return nil
 	})
+	if out, err := c.try("status"); err == nil || !strings.Contains(out, "pods go on running") {
+		t.Errorf("status without a supervisor: %v\n%s", err, out)
+	}
 	c.orlop("up")
 	check()
 
