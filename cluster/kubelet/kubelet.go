@@ -31,19 +31,29 @@ import (
 // volume, make the kubelet refuse the volume.
 type Plugins func([]volume.VolumePlugin) []volume.VolumePlugin
 
-// NewCommand returns the kubelet's command. A nil plugins leaves upstream's as they are.
+// LiveConfigFlag is the flag with which the command runs with the plugins it was given instead of upstream's.
+const LiveConfigFlag = "orlop-config-volumes"
+
+// NewCommand returns the kubelet's command. Its plugins are upstream's, or with LiveConfigFlag those that plugins makes
+// of them.
 func NewCommand(plugins Plugins) *cobra.Command {
 	flags := options.NewKubeletFlags()
+	live := false
 	cmd := &cobra.Command{
 		Use:          "kubelet",
 		Short:        "The node agent of the bundled cluster: upstream's kubelet",
 		Args:         cobra.NoArgs,
 		SilenceUsage: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if !live {
+				return run(cmd.Context(), flags, nil)
+			}
 			return run(cmd.Context(), flags, plugins)
 		},
 	}
 	flags.AddFlags(cmd.Flags())
+	cmd.Flags().BoolVar(&live, LiveConfigFlag, false,
+		"Change the files of configMap, secret, projected and downwardAPI volumes as soon as the API object changes")
 	cmd.Flags().SetNormalizeFunc(cliflag.WordSepNormalizeFunc)
 	return cmd
 }

@@ -8,7 +8,7 @@ import (
 // Why a volume is refused. All come wrapped in an *Error that names the object, the key and the path.
 var (
 	// ErrObjectMissing: the object does not exist and is not optional.
-	ErrObjectMissing = errors.New("it does not exist; create it, or mark the source optional")
+	ErrObjectMissing = errors.New("not found; create it, or mark the source optional")
 	// ErrKeyMissing: an item names a key that the object does not have, and the source is not optional.
 	ErrKeyMissing = errors.New("the object has no such key; add it, or mark the source optional")
 	// ErrPathEmpty: the path names no file.
