@@ -42,7 +42,8 @@ func pickNode(
 	}
 	if len(fit) == 0 {
 		return "", fmt.Sprintf("of %d nodes with the driver, %d are outside of the class's allowedTopologies, %d are not "+
-			"ready or cordoned, %d have less than %d bytes free", len(candidates), disallowed, unready, full, size)
+			"ready or cordoned, %d have less than %s free", len(candidates), disallowed, unready, full,
+			bytesQuantity(size))
 	}
 	best := slices.MinFunc(fit, func(a, b candidate) int {
 		return cmp.Or(

@@ -52,7 +52,7 @@ func TestPickNode(t *testing.T) {
 			in:      []candidate{{node: cordoned}, {node: unready}, {node: deleted}, room(a, 9, 0), {node: b}},
 			allowed: zone("zone-of-a", "zone-of-cordoned", "zone-of-unready", "zone-of-deleted"),
 			whyParts: []string{"of 5 nodes", "1 are outside", "3 are not ready or cordoned",
-				"1 have less than 10 bytes free"},
+				"1 have less than 10 free"},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

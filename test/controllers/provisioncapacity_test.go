@@ -115,7 +115,7 @@ func TestProvisionLeaderPrefersTheNodeWithMostRoom(t *testing.T) {
 		w.untilClaimPhase(fmt.Sprintf("data-%d", i), corev1.ClaimBound)
 	}
 	large.untilVolumes(4)
-	w.untilEvent(huge, provisioner.ReasonWaitForNode, "2 have less than 2147483648 bytes free")
+	w.untilEvent(huge, provisioner.ReasonWaitForNode, "2 have less than 2Gi free")
 	large.driver.SetFree(1 << 32)
 	w.createClaim(w.claim("another", "1Mi")) // and the node looks again
 	w.untilClaimPhase("huge", corev1.ClaimBound)
