@@ -57,6 +57,7 @@ func (c *Cluster) kubelet() supervisor.Spec {
 		"--config="+c.configFile("kubelet.yaml"), "--kubeconfig="+c.kubeconfigOf("kubelet"),
 		"--root-dir="+c.kubeletDir(), "--cert-dir="+filepath.Join(c.kubeletDir(), "pki"),
 		"--hostname-override="+c.Node, "--node-ip="+c.net.NodeIP.String(),
+		fmt.Sprintf("--orlop-config-volumes=%t", c.liveConfig()),
 	)
 	s.After = []string{compContainerd}
 	// The API server serves a second before it is ready: what it still has to do, above all upstream's roles, is of no
@@ -67,8 +68,18 @@ func (c *Cluster) kubelet() supervisor.Spec {
 	return s
 }
 
+// liveConfig reports whether the kubelet's configuration volumes are ours. A plain cluster has upstream's.
+func (c *Cluster) liveConfig() bool { return !c.state.Plain }
+
 func (c *Cluster) kubeletConfig() map[string]any {
+	detection := "Watch"
+	if c.liveConfig() {
+		// Our volumes watch for themselves. To have the kubelet watch the same objects as well would double the load on
+		// the API server; what only environment variables and image pulls need is asked for when a container starts.
+		detection = "Get"
+	}
 	return map[string]any{
+		"configMapAndSecretChangeDetectionStrategy": detection,
 		"apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration",
 		"containerRuntimeEndpoint": "unix://" + c.ContainerdSocket(),
 		"address":                  c.net.NodeIP.String(), "port": kubeletPort, "healthzPort": 0, "readOnlyPort": 0,

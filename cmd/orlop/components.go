@@ -15,6 +15,7 @@ import (
 
 	"github.com/orlop-io/orlop/cluster/dns"
 	"github.com/orlop-io/orlop/cluster/kubelet"
+	"github.com/orlop-io/orlop/cluster/kubelet/volumes"
 )
 
 // components are the upstream programs this binary holds, by the first argument that selects them. Each
@@ -25,7 +26,7 @@ var components = map[string]func() int{
 	"kube-apiserver":          func() int { return cli.Run(apiserver.NewAPIServerCommand()) },
 	"kube-controller-manager": func() int { return cli.Run(controllermanager.NewControllerManagerCommand()) },
 	"kube-scheduler":          func() int { return cli.Run(scheduler.NewSchedulerCommand()) },
-	"kubelet":                 func() int { return cli.Run(kubelet.NewCommand(nil)) },
+	"kubelet":                 func() int { return cli.Run(kubelet.NewCommand(volumes.Replace)) },
 	"kube-proxy":              func() int { return cli.Run(proxy.NewProxyCommand()) },
 	"dns":                     func() int { dns.Run(); return 0 },
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -32,6 +33,7 @@ type mount struct {
 	writer  *writer.Writer
 	refs    map[source.Key]*source.Ref
 	podRef  *source.PodRef
+	device  uint64 // the file system that the files are on
 	warned  string // what the last event said
 }
 
@@ -68,10 +70,22 @@ func (mt *mount) setUp(ctx context.Context, r request) error {
 	if err := volumeutil.MakeNestedMountpoints(mt.key.volume, r.dir, *r.pod); err != nil {
 		return mt.undo(err)
 	}
+	if mt.device, err = device(r.dir); err != nil {
+		return mt.undo(err)
+	}
 	if err := mt.write(p); err != nil {
 		return mt.undo(err)
 	}
 	return nil
+}
+
+// device returns the file system that a directory is on.
+func device(dir string) (uint64, error) {
+	var stat syscall.Stat_t
+	if err := syscall.Stat(dir, &stat); err != nil {
+		return 0, &os.PathError{Op: "stat", Path: dir, Err: err}
+	}
+	return stat.Dev, nil
 }
 
 // keepEarlier lets a kubelet that was restarted go on with the files of the earlier process when the objects cannot be
@@ -86,6 +100,10 @@ func (mt *mount) keepEarlier(err error) error {
 	mt.open()
 	if _, ok, currentErr := mt.writer.Current(); currentErr != nil || !ok {
 		return errors.Join(err, currentErr)
+	}
+	var deviceErr error
+	if mt.device, deviceErr = device(mt.request.dir); deviceErr != nil {
+		return errors.Join(err, deviceErr)
 	}
 	mt.good = true
 	mt.warn(err)
@@ -148,12 +166,19 @@ func (mt *mount) refresh() error {
 		mt.warn(err)
 		return err
 	}
+	// A Secret must not get on disk because somebody unmounted its tmpfs. SetUp mounts it again.
+	if now, err := device(mt.request.dir); err != nil || now != mt.device {
+		mt.warn(errors.Join(errMoved, err))
+		return nil
+	}
 	if err := mt.write(p); err != nil {
 		mt.warn(err)
 		return err
 	}
 	return nil
 }
+
+var errMoved = errors.New("its file system is not mounted any more; the kubelet mounts it again within two minutes")
 
 // errNoNews is an object that is being read for the first time: the event of its arrival writes the volume.
 var errNoNews = errors.New("not read yet")
