@@ -26,6 +26,7 @@ func TestLiveConfig(t *testing.T) {
 	configSecret(c)
 	configRefused(c)
 	c.unfreeze("2")
+	configOutage(c)
 	configKilled(c)
 	// An immutable object has no watch; the kubelet's next look at the pod sees that it was made again.
 	c.fileIs("config", "/frozen/k", "2")
@@ -64,6 +65,8 @@ spec:
     - {name: downward, mountPath: /downward}
     - {name: all, mountPath: /all}
     - {name: frozen, mountPath: /frozen}
+    - {name: cm, mountPath: /sub, subPath: b}
+    env: [{name: A, valueFrom: {configMapKeyRef: {name: cm, key: a}}}]
   volumes:
   - {name: cm, configMap: {name: cm, items: [{key: a, path: deep/a, mode: 0400}, {key: b, path: b}]}}
   - {name: s, secret: {secretName: s, defaultMode: 0400}}
@@ -142,6 +145,10 @@ func configArrives(c *testCluster) {
 	}
 	if got := c.exec("config", "cat /all/..data/..generation"); !strings.Contains(got, `"name":"cm"`) {
 		c.t.Errorf("the generation says %s", got)
+	}
+	// What upstream never changes in a running container stays as it was, and was there when the container started.
+	if got := c.exec("config", "cat /sub; echo -n $A"); got != "00" {
+		c.t.Errorf("the file mounted by subPath and the variable are %q", got)
 	}
 	if got := c.exec("config", "ls /all"); got != "a\nb\nl\ntoken\n" {
 		c.t.Errorf("the volume shows %q", got)
@@ -226,6 +233,24 @@ func configRefused(c *testCluster) {
 	c.eventuallySays([]string{"ConfigMap default/nonesuch: not found"}, "describe", "pod/lacking")
 	c.kubectl("create", "configmap", "nonesuch", "--from-literal=k=v")
 	c.waitReady("lacking")
+}
+
+// configOutage: volumes keep their files while there is no API server, and follow it when it is back.
+func configOutage(c *testCluster) {
+	for i := range 2 {
+		c.setConfig(fmt.Sprintf("before outage %d", i))
+		kill(c.t, c.pidOf("kube-apiserver"))
+		c.pidOf("kube-apiserver")
+		c.eventually("the API server takes a change", func() error {
+			out, err := c.try(c.inNamespace("patch", "configmap", "cm", "-p", fmt.Sprintf(`{"data":{"a":"outage %[1]d\n","b":"outage %[1]d\n"}}`, i))...)
+			if err != nil {
+				return fmt.Errorf("%w: %s", err, out)
+			}
+			return nil
+		})
+		c.fileIs("reader", "/cm/a", fmt.Sprintf("outage %d", i))
+		c.fileIs("config", "/all/b", fmt.Sprintf("outage %d", i))
+	}
 }
 
 // configKilled: a kubelet that is killed while configuration changes converges when it is back.
