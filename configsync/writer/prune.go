@@ -126,6 +126,10 @@ func (w *Writer) remove(root *os.Root, name string) error {
 	return nil
 }
 
+// block is what a file or a directory takes at least.
+const block = 4096
+
+// sizeOf returns what a generation takes, by whole blocks: many small files are not free either.
 func sizeOf(root *os.Root, name string) (size int64, err error) {
 	gen, err := root.OpenRoot(name)
 	if err != nil {
@@ -133,12 +137,12 @@ func sizeOf(root *os.Root, name string) (size int64, err error) {
 	}
 	defer func() { err = errors.Join(err, gen.Close()) }()
 	err = fs.WalkDir(gen.FS(), ".", func(_ string, e fs.DirEntry, err error) error {
-		if err != nil || e.IsDir() {
+		if err != nil {
 			return err
 		}
 		info, err := e.Info()
 		if err == nil {
-			size += info.Size()
+			size += max(1, (info.Size()+block-1)/block) * block
 		}
 		return err
 	})
