@@ -17,6 +17,9 @@ var (
 	// ErrIncomplete means that an archive refers to content which it does not hold.
 	ErrIncomplete = errors.New("the archive lacks a part of its image")
 
+	// ErrNoImage means that the node has no image of that name.
+	ErrNoImage = errors.New("there is no image")
+
 	// ErrNoRuntime means that nothing answers at the containerd socket.
 	ErrNoRuntime = errors.New("containerd does not answer")
 )

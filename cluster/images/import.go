@@ -15,7 +15,7 @@ import (
 )
 
 // Import puts the images of the archives at paths into the containerd at socket, in the order given, and returns
-// their normalized names. It stops at the first archive that fails and then returns the names imported before it:
+// their normalized names, pinned until Remove. It stops at the first archive that fails and then returns the names imported before it:
 // an archive is imported whole or not at all. Importing what is there already replaces it and is no error.
 //
 // Each error names the file and wraps ErrNotArchive, ErrNoName, ErrPlatform, ErrIncomplete, ErrNoRuntime, or that
@@ -49,17 +49,18 @@ func importFile(ctx context.Context, client *runtimeClient, path string, progres
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, archive.Close()) }()
-	names, err = importStream(ctx, client, archive, nil, progress)
+	names, err = importStream(ctx, client, archive, progress)
 	if err != nil {
 		return nil, fmt.Errorf("import %s: %w", path, err)
 	}
 	return names, nil
 }
 
-// importStream loads a tar stream, unpacks its images, registers them under their names with the labels given,
-// and waits until the kubelet can see them.
-func importStream(ctx context.Context, client *runtimeClient, tarball io.Reader, labels map[string]string,
-	progress func(string)) (names []string, err error) {
+// importStream loads a tar stream, unpacks its images, registers them under their names and waits until the kubelet can
+// see them. They are pinned: what the kubelet's garbage collection removed could be had from no registry again.
+func importStream(ctx context.Context, client *runtimeClient, tarball io.Reader, progress func(string)) (
+	names []string, err error) {
+	labels := map[string]string{pinnedLabel: "pinned"}
 	// The lease keeps the content from the garbage collector until the images refer to it. It is given back after
 	// a cancellation too: a lease that stays would keep a failed import on the disk for a day.
 	leased, release, err := client.WithLease(ctx)

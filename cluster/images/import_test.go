@@ -61,7 +61,7 @@ func TestImport(t *testing.T) {
 	var listed []string
 	for _, img := range all {
 		listed = append(listed, img.Name)
-		if img.ID == "" || img.SizeBytes == 0 || img.Pinned {
+		if img.ID == "" || img.SizeBytes == 0 || !img.Pinned {
 			t.Errorf("listed as %+v", img)
 		}
 	}

@@ -72,8 +72,7 @@ func EnsurePause(ctx context.Context, socket, pauseBinary string) (ref string, e
 	if err != nil {
 		return "", fmt.Errorf("make %s: %w", ref, err)
 	}
-	labels := map[string]string{pinnedLabel: "pinned"}
-	if _, err := importStream(ctx, client, archive, labels, func(string) {}); err != nil {
+	if _, err := importStream(ctx, client, archive, func(string) {}); err != nil {
 		return "", fmt.Errorf("import %s: %w", ref, err)
 	}
 	return ref, nil

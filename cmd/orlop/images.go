@@ -15,7 +15,7 @@ func newImagesCommand(o *options) *cobra.Command {
 		Use:   "images",
 		Short: "Bring container images to the cluster, and list them",
 	}
-	cmd.AddCommand(newImagesImportCommand(o), newImagesListCommand(o))
+	cmd.AddCommand(newImagesImportCommand(o), newImagesListCommand(o), newImagesRemoveCommand(o))
 	return cmd
 }
 
@@ -24,7 +24,8 @@ func newImagesImportCommand(o *options) *cobra.Command {
 		Use:   "import FILE...",
 		Short: "Import images from archives",
 		Long: `Import images from OCI archives, or archives written by 'docker save', plain or compressed.
-Pods then run them without a registry (with imagePullPolicy IfNotPresent or Never).`,
+Pods then run them without a registry (with imagePullPolicy IfNotPresent or Never). They stay until
+'orlop images remove': the kubelet's clean-up, which frees a full disk of images, leaves them.`,
 		Example: `  orlop images import mysql.tar`,
 		Args:    cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -42,6 +43,25 @@ Pods then run them without a registry (with imagePullPolicy IfNotPresent or Neve
 				fmt.Fprintln(cmd.OutOrStdout(), n)
 			}
 			return err
+		},
+	}
+}
+
+func newImagesRemoveCommand(o *options) *cobra.Command {
+	return &cobra.Command{
+		Use:     "remove NAME...",
+		Short:   "Remove images from the cluster",
+		Example: `  orlop images remove mysql:8`,
+		Args:    cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			l, err := o.layout()
+			if err != nil {
+				return err
+			}
+			if err := requireRunning(cmd.Context(), l); err != nil {
+				return err
+			}
+			return images.Remove(cmd.Context(), l.ContainerdSocket(), args)
 		},
 	}
 }
