@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -27,6 +28,7 @@ const (
 	// upstreamPatience is more than two of upstream's periods of 60 to 90 s.
 	upstreamPatience = 4 * time.Minute
 	benchImage       = "orlop.io/test/busybox:1"
+	benchImageFile   = "bin/images/busybox.tar"
 )
 
 // configResult is what one kind of cluster did with one number of volumes of one size.
@@ -41,6 +43,10 @@ type configResult struct {
 // configBench measures how long an edit of a ConfigMap takes to be visible in a volume of a running pod, in a cluster
 // with Orlop's volumes and in one with upstream's.
 func configBench(ctx context.Context, volumes []int) error {
+	image := exec.CommandContext(ctx, "go", "run", "./test/image", "-kind", "busybox", "-o", benchImageFile)
+	if out, err := image.CombinedOutput(); err != nil {
+		return fmt.Errorf("building the image busybox: %w\n%s", err, out)
+	}
 	var results [2][]configResult
 	for i, k := range []kind{{name: "orlop"}, {name: "plain", flags: []string{"--plain"}}} {
 		for _, n := range volumes {
@@ -89,7 +95,7 @@ func configRun(ctx context.Context, k kind, volumes, size int) (_ configResult, 
 		_, derr := orlop(context.WithoutCancel(ctx), dir, "down", "--purge")
 		err = errors.Join(err, derr)
 	}()
-	for _, args := range [][]string{append([]string{"up", "--netns"}, k.flags...), {"images", "import", "bin/images/busybox.tar"}} {
+	for _, args := range [][]string{append([]string{"up", "--netns"}, k.flags...), {"images", "import", benchImageFile}} {
 		if _, err := orlop(ctx, dir, args...); err != nil {
 			return r, err
 		}
