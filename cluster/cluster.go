@@ -158,6 +158,9 @@ func (c *Cluster) ensureNetwork(ctx context.Context) error {
 		}
 		mtu = host.MTU
 		c.net = Network{NodeIP: host.Addr, Pods: hostPods, Services: hostServices, Upstream: c.facts.Resolvers}
+		if err := nodenet.EnsureServiceRoute(c.net.Services, host); err != nil {
+			return err
+		}
 	} else {
 		link, err := nodenet.Ensure(ctx, nodenet.Options{
 			Name: networkName(c.state), StateFile: c.netFile(),

@@ -67,7 +67,8 @@ func teardown(ctx context.Context, l Layout, state *State) error {
 		errs = append(errs, err)
 	}
 	if !state.Netns {
-		errs = append(errs, nodenet.RemovePodMasquerade(networkName(state)), cleanProxy(ctx, l))
+		errs = append(errs, nodenet.RemovePodMasquerade(networkName(state)),
+			nodenet.RemoveServiceRoute(ctx, hostServices), cleanProxy(ctx, l))
 	}
 	return errors.Join(errs...)
 }

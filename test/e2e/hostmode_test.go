@@ -53,6 +53,11 @@ func TestHostMode(t *testing.T) {
 		return getInside(host.path(), "http://"+host.addr+":30001/", hello)
 	})
 
+	// As the API server does with a webhook.
+	c.eventually("the Service answers the host", func() error {
+		return getInside(host.path(), "http://"+c.get("service/web", ".spec.clusterIP")+"/", hello)
+	})
+
 	t.Run("2", func(t *testing.T) { secondOnTheHost(t, host, c) })
 
 	c.orlop("down")
