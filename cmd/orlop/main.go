@@ -16,6 +16,7 @@ func main() {
 	if len(os.Args) > 1 {
 		if run, ok := components[os.Args[1]]; ok {
 			os.Args = os.Args[1:]
+			relaxGC()
 			os.Exit(run())
 		}
 	}
