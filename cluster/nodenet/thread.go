@@ -1,14 +1,6 @@
 package nodenet
 
-import (
-	"errors"
-	"fmt"
-	"os"
-
-	"golang.org/x/sys/unix"
-
-	"github.com/orlop-io/orlop/cluster/osthread"
-)
+import "github.com/orlop-io/orlop/cluster/osthread"
 
 // Enter is [Enter] with the network's own namespace.
 func (n *Network) Enter(fn func() error) error { return Enter(n.NetnsPath, fn) }
@@ -24,22 +16,9 @@ func (n *Network) Enter(fn func() error) error { return Enter(n.NetnsPath, fn) }
 // thread that lives as long as they do.
 func Enter(netnsPath string, fn func() error) error {
 	return osthread.Run(func() error {
-		if err := join(netnsPath); err != nil {
-			return fmt.Errorf("entering network namespace %s: %w", netnsPath, err)
+		if err := osthread.JoinNetns(netnsPath); err != nil {
+			return err
 		}
 		return fn()
 	})
-}
-
-// join moves the calling thread into a namespace.
-func join(netnsPath string) error {
-	ns, err := os.Open(netnsPath)
-	if err != nil {
-		return err
-	}
-	err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET)
-	if errors.Is(err, unix.EINVAL) {
-		err = fmt.Errorf("setns: %w: no network namespace is mounted there", err)
-	}
-	return errors.Join(err, ns.Close())
 }

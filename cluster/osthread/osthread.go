@@ -6,6 +6,9 @@
 package osthread
 
 import (
+	"errors"
+	"fmt"
+	"os"
 	"runtime"
 
 	"golang.org/x/sys/unix"
@@ -39,4 +42,21 @@ func Run(fn func() error) error {
 	result := make(chan error, 1)
 	Start(func() { result <- fn() })
 	return <-result
+}
+
+// JoinNetns moves the calling thread into the network namespace at path. Call it on a thread that Start or Run made: any
+// other goes back to the runtime, which runs other goroutines on it.
+func JoinNetns(path string) error {
+	ns, err := os.Open(path)
+	if err == nil {
+		err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET)
+		if errors.Is(err, unix.EINVAL) {
+			err = fmt.Errorf("setns: %w: no network namespace is mounted there", err)
+		}
+		err = errors.Join(err, ns.Close())
+	}
+	if err != nil {
+		return fmt.Errorf("entering network namespace %s: %w", path, err)
+	}
+	return nil
 }

@@ -1,10 +1,7 @@
 package supervisor
 
 import (
-	"fmt"
 	"os/exec"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/orlop-io/orlop/cluster/osthread"
 )
@@ -26,9 +23,11 @@ func newSpawner(netns string) (*spawner, error) {
 	s := &spawner{requests: make(chan spawnRequest)}
 	entered := make(chan error)
 	osthread.Start(func() {
-		if err := enterNetns(netns); err != nil {
-			entered <- err
-			return
+		if netns != "" {
+			if err := osthread.JoinNetns(netns); err != nil {
+				entered <- err
+				return
+			}
 		}
 		entered <- nil
 		for r := range s.requests {
@@ -46,21 +45,3 @@ func (s *spawner) start(cmd *exec.Cmd) error {
 
 // close ends the thread, and with it every child still alive.
 func (s *spawner) close() { close(s.requests) }
-
-func enterNetns(path string) error {
-	if path == "" {
-		return nil
-	}
-	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("network namespace %s: %w", path, err)
-	}
-	err = unix.Setns(fd, unix.CLONE_NEWNET)
-	if cerr := unix.Close(fd); err == nil {
-		err = cerr
-	}
-	if err != nil {
-		return fmt.Errorf("enter network namespace %s: %w", path, err)
-	}
-	return nil
-}
