@@ -29,11 +29,8 @@ Pods then run them without a registry (with imagePullPolicy IfNotPresent or Neve
 		Example: `  orlop images import mysql.tar`,
 		Args:    cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			l, err := o.layout()
+			l, err := o.runningLayout(cmd.Context())
 			if err != nil {
-				return err
-			}
-			if err := requireRunning(cmd.Context(), l); err != nil {
 				return err
 			}
 			names, err := images.Import(cmd.Context(), l.ContainerdSocket(), args, func(line string) {
@@ -54,11 +51,8 @@ func newImagesRemoveCommand(o *options) *cobra.Command {
 		Example: `  orlop images remove mysql:8`,
 		Args:    cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			l, err := o.layout()
+			l, err := o.runningLayout(cmd.Context())
 			if err != nil {
-				return err
-			}
-			if err := requireRunning(cmd.Context(), l); err != nil {
 				return err
 			}
 			return images.Remove(cmd.Context(), l.ContainerdSocket(), args)
@@ -73,11 +67,8 @@ func newImagesListCommand(o *options) *cobra.Command {
 		Short: "List the images that pods can run",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			l, err := o.layout()
+			l, err := o.runningLayout(cmd.Context())
 			if err != nil {
-				return err
-			}
-			if err := requireRunning(cmd.Context(), l); err != nil {
 				return err
 			}
 			all, err := images.List(cmd.Context(), l.ContainerdSocket())

@@ -129,6 +129,15 @@ func lastLines(path string, n int) string {
 	return "  " + strings.Join(lines[max(0, len(lines)-n):], "\n  ")
 }
 
+// runningLayout is layout for commands that need the cluster to run.
+func (o *options) runningLayout(ctx context.Context) (cluster.Layout, error) {
+	l, err := o.layout()
+	if err != nil {
+		return l, err
+	}
+	return l, requireRunning(ctx, l)
+}
+
 // requireRunning returns an error that says how to start the cluster when it does not run.
 func requireRunning(ctx context.Context, l cluster.Layout) error {
 	client := control.NewClient(l.ControlSocket())
