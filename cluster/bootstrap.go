@@ -48,8 +48,9 @@ func (c *Cluster) start(ctx context.Context) error {
 		return err
 	}
 	c.applied.Store(true)
-	for _, spec := range c.specs() {
-		if err := c.awaitReady(ctx, spec.Name); err != nil {
+	components, _ := c.supervisor.Status()
+	for _, x := range components {
+		if err := c.awaitReady(ctx, x.Name); err != nil {
 			return err
 		}
 	}

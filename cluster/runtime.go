@@ -19,7 +19,7 @@ import (
 const podStopSeconds = 10
 
 func (c *Cluster) withRuntime(fn func(cri.RuntimeServiceClient) error) (err error) {
-	// The socket is ours alone, mode 0600 beneath the data directory.
+	// The socket is root's alone.
 	conn, err := grpc.NewClient("unix://"+c.ContainerdSocket(), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		return err

@@ -70,7 +70,7 @@ func stopCluster(cmd *cobra.Command, l cluster.Layout) error {
 		if err := stopRunning(cmd, client, l); err != nil {
 			return err
 		}
-		// What the supervisor undid is not undone twice; what it left, or never got to, is undone here.
+		// For what the supervisor left, or never got to. What is gone already costs a look.
 		err = cluster.Teardown(cmd.Context(), l.DataDir, l.BinDir)
 		if !errors.Is(err, cluster.ErrRunning) {
 			break
