@@ -1,0 +1,84 @@
+package reference
+
+import (
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/orlop-io/orlop/configsync/payload"
+	"github.com/orlop-io/orlop/configsync/source"
+)
+
+// volume notes what a volume shows, and what the driver of any other volume reads.
+func (c *collector) volume(v *corev1.Volume) {
+	show := func(r *Reference) {
+		if r != nil {
+			c.volumes[v.Name] = append(c.volumes[v.Name], r)
+		}
+	}
+	switch {
+	case v.ConfigMap != nil:
+		show(c.local(payload.ConfigMap, v.ConfigMap.Name, Volume, isTrue(v.ConfigMap.Optional)))
+	case v.Secret != nil:
+		show(c.local(payload.Secret, v.Secret.SecretName, Volume, isTrue(v.Secret.Optional)))
+	case v.Projected != nil:
+		for i := range v.Projected.Sources {
+			s := &v.Projected.Sources[i]
+			if s.ConfigMap != nil {
+				show(c.local(payload.ConfigMap, s.ConfigMap.Name, Volume, isTrue(s.ConfigMap.Optional)))
+			}
+			if s.Secret != nil {
+				show(c.local(payload.Secret, s.Secret.Name, Volume, isTrue(s.Secret.Optional)))
+			}
+		}
+	case v.CSI != nil && v.CSI.Driver == InlineDriver:
+		show(c.inline(v.CSI.VolumeAttributes))
+	}
+	c.credentials(&v.VolumeSource)
+}
+
+// inline notes what an inline volume of our own shows. Attributes that the driver will refuse refer to nothing.
+func (c *collector) inline(attributes map[string]string) *Reference {
+	key := source.Key{Namespace: c.namespace, Name: attributes[InlineName]}
+	if other := attributes[InlineNamespace]; other != "" {
+		key.Namespace = other
+	}
+	switch kind := attributes[InlineKind]; {
+	case strings.EqualFold(kind, string(payload.ConfigMap)):
+		key.Kind = payload.ConfigMap
+	case strings.EqualFold(kind, string(payload.Secret)):
+		key.Kind = payload.Secret
+	default:
+		return nil
+	}
+	return c.add(key, Volume, attributes[InlineOptional] == "true")
+}
+
+// credentials notes the Secret that a driver reads to mount the volume. These are all the types of volumes with such a
+// reference, as upstream's VisitPodSecretNames has them.
+func (c *collector) credentials(v *corev1.VolumeSource) {
+	var local *corev1.LocalObjectReference
+	switch {
+	case v.AzureFile != nil:
+		c.local(payload.Secret, v.AzureFile.SecretName, Other, false)
+	case v.CephFS != nil:
+		local = v.CephFS.SecretRef
+	case v.Cinder != nil:
+		local = v.Cinder.SecretRef
+	case v.CSI != nil:
+		local = v.CSI.NodePublishSecretRef
+	case v.FlexVolume != nil:
+		local = v.FlexVolume.SecretRef
+	case v.ISCSI != nil:
+		local = v.ISCSI.SecretRef
+	case v.RBD != nil:
+		local = v.RBD.SecretRef
+	case v.ScaleIO != nil:
+		local = v.ScaleIO.SecretRef
+	case v.StorageOS != nil:
+		local = v.StorageOS.SecretRef
+	}
+	if local != nil {
+		c.local(payload.Secret, local.Name, Other, false)
+	}
+}
