@@ -42,6 +42,8 @@ type Version struct {
 	Name            string `json:"name"`
 	UID             string `json:"uid,omitempty"`
 	ResourceVersion string `json:"resourceVersion,omitempty"`
+	// Immutable is an object whose content stays the same as long as its UID does.
+	Immutable bool `json:"immutable,omitempty"`
 }
 
 // Object is a ConfigMap or a Secret as it was read, or one that is absent. Secrets have no BinaryData.

@@ -195,8 +195,8 @@ func object(key Key, from any) (_ *payload.Object, immutable bool) {
 	default:
 		return absent(key), false
 	}
-	o.UID, o.ResourceVersion = string(meta.UID), meta.ResourceVersion
-	return o, frozen != nil && *frozen
+	o.UID, o.ResourceVersion, o.Immutable = string(meta.UID), meta.ResourceVersion, frozen != nil && *frozen
+	return o, o.Immutable
 }
 
 func contents(from map[string][]byte) map[string]payload.Content {

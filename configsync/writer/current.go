@@ -2,53 +2,20 @@ package writer
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
-	"path"
 	"strings"
 
 	"github.com/orlop-io/orlop/configsync/payload"
 )
 
-// Generation is what a volume shows.
-type Generation struct {
-	// Name is the generation's directory in the volume; it holds the time it was written.
-	Name string
-	// Objects are those it was made of, none where something else than a Writer wrote it.
-	Objects []payload.Version
-}
-
 // Current returns the generation that is visible, and false where there is none.
 func (w *Writer) Current() (_ Generation, ok bool, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	root, err := os.OpenRoot(w.dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return Generation{}, false, nil
-	}
-	if err != nil {
-		return Generation{}, false, fmt.Errorf("configuration volume: %w", err)
-	}
-	defer func() { err = errors.Join(err, root.Close()) }()
-	name, err := readCurrent(root)
-	if err != nil || name == "" {
-		return Generation{}, false, err
-	}
-	raw, err := root.ReadFile(path.Join(name, generationFile))
-	if errors.Is(err, fs.ErrNotExist) {
-		return Generation{Name: name}, true, nil
-	}
-	if err != nil {
-		return Generation{}, false, fmt.Errorf("configuration volume %s: %w", w.dir, err)
-	}
-	var doc document
-	if err := json.Unmarshal(raw, &doc); err != nil {
-		return Generation{}, false, fmt.Errorf("%s: %w", path.Join(w.dir, name, generationFile), err)
-	}
-	return Generation{Name: name, Objects: doc.Objects}, true, nil
+	return ReadGeneration(w.dir)
 }
 
 // readCurrent returns the directory that ..data names, or nothing where it names none of ours.
@@ -114,7 +81,7 @@ func matches(root *os.Root, name string, p payload.Payload) (same bool, err erro
 			}
 			return nil
 		}
-		if file == generationFile {
+		if file == generationFile || file == generationTmp {
 			return nil
 		}
 		want, ok := p.Files[file]

@@ -7,7 +7,8 @@
 //	<dir>/app.conf -> ..data/app.conf          what the user sees, one link a top-level name
 //
 // Inside of each generation there is also ..generation, a JSON document that names the objects and the
-// resourceVersions it was made of. No key of a ConfigMap or Secret, and no path of an item, can begin with "..".
+// resourceVersions that its files agree with; an edit that changes no file replaces this document alone. No key of a
+// ConfigMap or Secret, and no path of an item, can begin with "..".
 //
 // A reader that needs several files of one generation reads the link ..data once and then opens the files below what
 // it names. A superseded generation stays for a grace period, so that such a reader finds all of them.

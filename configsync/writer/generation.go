@@ -1,7 +1,6 @@
 package writer
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -23,11 +22,6 @@ const (
 	groupDir = 0o550
 )
 
-// document is the file ..generation.
-type document struct {
-	Objects []payload.Version `json:"objects"`
-}
-
 // makeGeneration writes the payload into a new directory that nothing names yet, and removes it again on failure.
 func (w *Writer) makeGeneration(root *os.Root, p payload.Payload) (string, error) {
 	name, err := w.makeGenDir(root)
@@ -42,7 +36,7 @@ func (w *Writer) makeGeneration(root *os.Root, p payload.Payload) (string, error
 
 func (w *Writer) makeGenDir(root *os.Root) (string, error) {
 	for {
-		name := w.o.Now().UTC().Format("..2006_01_02_15_04_05.") + fmt.Sprint(rand.Uint32())
+		name := w.o.Now().UTC().Format(nameTime+".") + fmt.Sprint(rand.Uint32())
 		err := w.do(StepMakeGen, func() error { return root.Mkdir(name, privateDir) })
 		if !errors.Is(err, fs.ErrExist) {
 			return name, err
@@ -71,12 +65,7 @@ func (w *Writer) fillDir(gen *os.Root, p payload.Payload) error {
 			return err
 		}
 	}
-	doc, err := json.Marshal(document{Objects: p.Objects})
-	if err != nil {
-		return err
-	}
-	// It holds names and versions, which the pod's own manifest tells as well.
-	if err := w.file(gen, generationFile, payload.File{Data: append(doc, '\n'), Mode: 0o444, UID: -1, GID: p.GID}); err != nil {
+	if err := w.note(gen, generationFile, p); err != nil {
 		return err
 	}
 	slices.Reverse(dirs)

@@ -20,6 +20,8 @@ const (
 	StepClearLink    Step = "remove a link that was left over"
 	StepMakeLink     Step = "make the link to the new generation"
 	StepSwap         Step = "swap the generations"
+	StepClearNote    Step = "remove a file that was left over"
+	StepNote         Step = "note the versions of what has not changed"
 	StepSyncRoot     Step = "sync the volume directory"
 	StepShowFile     Step = "make a visible link"
 	StepHideFile     Step = "remove a visible link"

@@ -19,6 +19,7 @@ const (
 	dataLinkTmp    = "..data_tmp"
 	visibleTmp     = "..link_tmp"
 	generationFile = "..generation"
+	generationTmp  = "..generation_tmp"
 )
 
 // The defaults of Options.
@@ -90,6 +91,9 @@ func (w *Writer) Write(p payload.Payload) (changed bool, err error) {
 			return false, err
 		}
 		if same {
+			if err := w.vouch(root, current, p); err != nil {
+				return false, err
+			}
 			return false, w.show(root, p, current)
 		}
 	}

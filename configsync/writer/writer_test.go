@@ -181,8 +181,11 @@ func TestTakesOverUpstreamsVolume(t *testing.T) {
 		}
 	}
 	w := New(dir, Options{})
-	write(t, w, files("a", "1"), false)
 	if current, ok, err := w.Current(); err != nil || !ok || current.Name != gen || current.Objects != nil {
+		t.Errorf("before the first write: Current() = %+v, %v, %v", current, ok, err)
+	}
+	write(t, w, files("a", "1"), false)
+	if current, ok, err := w.Current(); err != nil || !ok || current.Name != gen || len(current.Objects) != 1 {
 		t.Errorf("Current() = %+v, %v, %v", current, ok, err)
 	}
 	write(t, w, files("a", "2", "b", "2"), true)

@@ -1,0 +1,118 @@
+package writer
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/orlop-io/orlop/configsync/payload"
+)
+
+// nameTime is the layout of a generation's name up to its random end, in UTC, as upstream's.
+const nameTime = "..2006_01_02_15_04_05"
+
+// Generation is what a volume shows.
+type Generation struct {
+	// Name is the generation's directory in the volume; it holds the time it was written.
+	Name string
+	// Objects are those it was made of, none where something else than a Writer wrote it. Their versions are the newest
+	// that the files agree with: an edit that changes no file changes the version alone.
+	Objects []payload.Version
+}
+
+// Time returns when the files were written, in whole seconds, and the zero time where the name does not tell.
+func (g Generation) Time() time.Time {
+	digits, _, _ := strings.Cut(strings.TrimPrefix(g.Name, ".."), ".")
+	t, err := time.Parse(nameTime, ".."+digits)
+	if err != nil {
+		return time.Time{}
+	}
+	return t
+}
+
+// ReadGeneration returns the generation that is visible in a volume's directory, and false where there is none, or no
+// such directory. It changes nothing, and may be called while another process writes the volume.
+func ReadGeneration(dir string) (_ Generation, ok bool, err error) {
+	root, err := os.OpenRoot(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return Generation{}, false, nil
+	}
+	if err != nil {
+		return Generation{}, false, fmt.Errorf("configuration volume: %w", err)
+	}
+	defer func() { err = errors.Join(err, root.Close()) }()
+	name, err := readCurrent(root)
+	if err != nil || name == "" {
+		return Generation{}, false, err
+	}
+	objects, err := readVersions(root, name)
+	if err != nil {
+		return Generation{}, false, err
+	}
+	return Generation{Name: name, Objects: objects}, true, nil
+}
+
+// document is the file ..generation. It holds names and versions, which the pod's own manifest tells as well.
+type document struct {
+	Objects []payload.Version `json:"objects"`
+}
+
+// readVersions returns the objects that a generation is of, none where it does not tell.
+func readVersions(root *os.Root, generation string) ([]payload.Version, error) {
+	raw, err := root.ReadFile(path.Join(generation, generationFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("configuration volume %s: %w", root.Name(), err)
+	}
+	var doc document
+	if err := json.Unmarshal(raw, &doc); err != nil {
+		return nil, fmt.Errorf("%s: %w", path.Join(root.Name(), generation, generationFile), err)
+	}
+	return doc.Objects, nil
+}
+
+// note writes the payload's objects into a file of the generation.
+func (w *Writer) note(gen *os.Root, name string, p payload.Payload) error {
+	doc, err := json.Marshal(document{Objects: p.Objects})
+	if err != nil {
+		return err
+	}
+	return w.file(gen, name, payload.File{Data: append(doc, '\n'), Mode: 0o444, UID: -1, GID: p.GID})
+}
+
+// vouch notes the versions of the objects where an edit changed no file, so that whoever compares them with the API's
+// sees that the files are current. The files themselves, and ..data, stay as they are.
+func (w *Writer) vouch(root *os.Root, generation string, p payload.Payload) (err error) {
+	// What cannot be read is written anew.
+	if old, err := readVersions(root, generation); err == nil && slices.EqualFunc(old, p.Objects, sameVersion) {
+		return nil
+	}
+	gen, err := root.OpenRoot(generation)
+	if err != nil {
+		return fmt.Errorf("configuration volume %s: %w", w.dir, err)
+	}
+	defer func() { err = errors.Join(err, gen.Close()) }()
+	if err := w.do(StepClearNote, func() error { return gen.RemoveAll(generationTmp) }); err != nil {
+		return err
+	}
+	if err := w.note(gen, generationTmp, p); err != nil {
+		return err
+	}
+	return w.do(StepNote, func() error { return gen.Rename(generationTmp, generationFile) })
+}
+
+// sameVersion reports whether there is nothing new to note: a pod's version changes with its status, which no file shows.
+func sameVersion(a, b payload.Version) bool {
+	if a.Kind == payload.Pod {
+		a.ResourceVersion = b.ResourceVersion
+	}
+	return a == b
+}
