@@ -134,8 +134,8 @@ func (c *Cluster) check(ctx context.Context) error {
 }
 
 func (c *Cluster) makeDirs() error {
-	for _, d := range []string{c.logDir(), c.configDir(), c.pkiDir(), c.etcdDir(), c.nodeDir(), c.kubeletDir(),
-		c.podLogsDir(), c.staticPodDir(), c.cniConfDir(), c.ipamDir(), c.containerdDir(), c.runtimeState(), c.poolDir()} {
+	for _, d := range []string{c.logDir(), c.configDir(), c.pkiDir(), c.etcdDir(), c.nodeDir(), c.KubeletDir(),
+		c.PodLogsDir(), c.staticPodDir(), c.cniConfDir(), c.ipamDir(), c.containerdDir(), c.runtimeState(), c.poolDir()} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
 			return err
 		}

@@ -34,6 +34,12 @@ func (l Layout) LogFile(component string) string { return filepath.Join(l.logDir
 // ContainerdSocket is where the node's container runtime answers.
 func (l Layout) ContainerdSocket() string { return l.data("run", "containerd.sock") }
 
+// KubeletDir is the kubelet's root directory, with the volumes of all pods.
+func (l Layout) KubeletDir() string { return filepath.Join(l.nodeDir(), "kubelet") }
+
+// PodLogsDir has a directory for each pod, <namespace>_<name>_<uid>.
+func (l Layout) PodLogsDir() string { return filepath.Join(l.nodeDir(), "pod-logs") }
+
 func (l Layout) stateFile() string     { return l.data("cluster.json") }
 func (l Layout) lockFile() string      { return l.data("run", "lock") }
 func (l Layout) netFile() string       { return l.data("network.json") }
@@ -43,8 +49,6 @@ func (l Layout) logDir() string        { return l.data("logs") }
 func (l Layout) configDir() string     { return l.data("config") }
 func (l Layout) poolDir() string       { return l.data("pools", "local") }
 func (l Layout) nodeDir() string       { return l.data("nodes", l.Node) }
-func (l Layout) kubeletDir() string    { return filepath.Join(l.nodeDir(), "kubelet") }
-func (l Layout) podLogsDir() string    { return filepath.Join(l.nodeDir(), "pod-logs") }
 func (l Layout) staticPodDir() string  { return filepath.Join(l.nodeDir(), "manifests") }
 func (l Layout) cniConfDir() string    { return filepath.Join(l.nodeDir(), "cni") }
 func (l Layout) ipamDir() string       { return filepath.Join(l.nodeDir(), "ipam") }
@@ -68,10 +72,10 @@ func (l Layout) sockets() []string {
 		l.ContainerdSocket() + ".ttrpc",
 		l.storageSocket("storage-controllers"),
 		l.storageSocket("storage-node"),
-		filepath.Join(l.kubeletDir(), "device-plugins", "kubelet.sock"),
-		filepath.Join(l.kubeletDir(), "pod-resources", "kubelet.sock"),
-		filepath.Join(l.kubeletDir(), "plugins", "local.csi.orlop.io", "csi.sock"),
-		filepath.Join(l.kubeletDir(), "plugins_registry", "local.csi.orlop.io-reg.sock"),
+		filepath.Join(l.KubeletDir(), "device-plugins", "kubelet.sock"),
+		filepath.Join(l.KubeletDir(), "pod-resources", "kubelet.sock"),
+		filepath.Join(l.KubeletDir(), "plugins", "local.csi.orlop.io", "csi.sock"),
+		filepath.Join(l.KubeletDir(), "plugins_registry", "local.csi.orlop.io-reg.sock"),
 	}
 }
 

@@ -55,7 +55,7 @@ func (c *Cluster) cgroupRoot() string { return c.state.cgroup() + "/" + c.Node }
 func (c *Cluster) kubelet() supervisor.Spec {
 	s := c.orlop(compKubelet,
 		"--config="+c.configFile("kubelet.yaml"), "--kubeconfig="+c.kubeconfigOf("kubelet"),
-		"--root-dir="+c.kubeletDir(), "--cert-dir="+filepath.Join(c.kubeletDir(), "pki"),
+		"--root-dir="+c.KubeletDir(), "--cert-dir="+filepath.Join(c.KubeletDir(), "pki"),
 		"--hostname-override="+c.Node, "--node-ip="+c.net.NodeIP.String(),
 		fmt.Sprintf("--orlop-config-volumes=%t", c.liveConfig()),
 	)
@@ -93,7 +93,7 @@ func (c *Cluster) kubeletConfig() map[string]any {
 		"clusterDomain": clusterDomain, "clusterDNS": []string{c.net.dnsIP().String()},
 		"resolvConf":   c.configFile("resolv.conf"),
 		"cgroupDriver": "cgroupfs", "cgroupRoot": c.cgroupRoot(), "failCgroupV1": false, "failSwapOn": false,
-		"podLogsDir": c.podLogsDir(), "staticPodPath": c.staticPodDir(),
+		"podLogsDir": c.PodLogsDir(), "staticPodPath": c.staticPodDir(),
 		"volumePluginDir": filepath.Join(c.nodeDir(), "volume-plugins"),
 		// A single machine's disk is its user's, too: evict when it is nearly full, not at the tenth left.
 		"evictionHard": map[string]any{"memory.available": "100Mi", "nodefs.available": "5%", "imagefs.available": "5%", "nodefs.inodesFree": "5%"},
@@ -179,7 +179,7 @@ func (c *Cluster) storageNode() supervisor.Spec {
 	socket := c.storageSocket(compStorageNode)
 	return supervisor.Spec{
 		Name: compStorageNode, Path: c.bin("orlop-storage"), Netns: c.net.Netns,
-		Args: []string{"node", "--node-name=" + c.Node, "--kubelet-dir=" + c.kubeletDir(), "--pool=" + c.poolDir(),
+		Args: []string{"node", "--node-name=" + c.Node, "--kubelet-dir=" + c.KubeletDir(), "--pool=" + c.poolDir(),
 			"--cluster-id=" + c.state.ID, "--kubeconfig=" + c.kubeconfigOf("storage-node"), "--http-socket=" + socket},
 		Env:   []string{"PATH=" + systemPath},
 		After: []string{compAPIServer}, Gate: c.permitted,

@@ -17,7 +17,7 @@ func started(t *testing.T, dataDir string) Layout {
 	t.Helper()
 	l := Layout{DataDir: dataDir, Node: "worker-1"}
 	for _, f := range []string{l.stateFile(), l.netFile(), l.Kubeconfig(), l.lockFile(), l.pkiDir() + "/ca.key", l.etcdDir() + "/db",
-		l.LogFile("etcd"), l.configFile("Corefile"), l.poolDir() + "/v/image", l.kubeletDir() + "/x", l.containerdDir() + "/y"} {
+		l.LogFile("etcd"), l.configFile("Corefile"), l.poolDir() + "/v/image", l.KubeletDir() + "/x", l.containerdDir() + "/y"} {
 		if err := file.WriteAll(f, []byte("x"), 0o600); err != nil {
 			t.Fatal(err)
 		}

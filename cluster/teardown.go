@@ -48,10 +48,10 @@ func teardown(ctx context.Context, l Layout, state *State) error {
 	cgroupOf := state.cgroup()
 	var errs []error
 	errs = append(errs, killPods(ctx, l, cgroupOf))
-	for _, dir := range []string{l.kubeletDir(), l.containerdDir(), l.poolDir()} {
+	for _, dir := range []string{l.KubeletDir(), l.containerdDir(), l.poolDir()} {
 		errs = append(errs, unmountBeneath(dir))
 	}
-	errs = append(errs, unbindSelf(l.kubeletDir()))
+	errs = append(errs, unbindSelf(l.KubeletDir()))
 	// Not through a mount that stayed: a container's root file system is beneath it.
 	err := unmountBeneath(l.runtimeState())
 	if err == nil {

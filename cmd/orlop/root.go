@@ -43,7 +43,7 @@ a --data-dir of its own and --netns.`,
 	root.PersistentFlags().StringVar(&o.dataDir, "data-dir", def, "directory of the cluster (environment: ORLOP_DATA_DIR)")
 	root.AddCommand(
 		newUpCommand(o), newDownCommand(o), newStatusCommand(o), newLogsCommand(o),
-		newKubectlCommand(o), newImagesCommand(o), newVersionCommand(), newSuperviseCommand(o),
+		newKubectlCommand(o), newImagesCommand(o), newConfigCommand(o), newVersionCommand(), newSuperviseCommand(o),
 	)
 	return root
 }

@@ -21,9 +21,11 @@ const nameTime = "..2006_01_02_15_04_05"
 type Generation struct {
 	// Name is the generation's directory in the volume; it holds the time it was written.
 	Name string
-	// Objects are those it was made of, none where something else than a Writer wrote it. Their versions are the newest
-	// that the files agree with: an edit that changes no file changes the version alone.
+	// Objects are those it was made of. Their versions are the newest that the files agree with: an edit that changes no
+	// file changes the version alone.
 	Objects []payload.Version
+	// Noted is false where something else than a Writer wrote it, upstream's kubelet say: it has no Objects then.
+	Noted bool
 }
 
 // Time returns when the files were written, in whole seconds, and the zero time where the name does not tell.
@@ -51,11 +53,14 @@ func ReadGeneration(dir string) (_ Generation, ok bool, err error) {
 	if err != nil || name == "" {
 		return Generation{}, false, err
 	}
-	objects, err := readVersions(root, name)
+	doc, err := readDocument(root, name)
 	if err != nil {
 		return Generation{}, false, err
 	}
-	return Generation{Name: name, Objects: objects}, true, nil
+	if doc == nil {
+		return Generation{Name: name}, true, nil
+	}
+	return Generation{Name: name, Objects: doc.Objects, Noted: true}, true, nil
 }
 
 // document is the file ..generation. It holds names and versions, which the pod's own manifest tells as well.
@@ -63,8 +68,8 @@ type document struct {
 	Objects []payload.Version `json:"objects"`
 }
 
-// readVersions returns the objects that a generation is of, none where it does not tell.
-func readVersions(root *os.Root, generation string) ([]payload.Version, error) {
+// readDocument returns what a generation tells of itself, nil where it tells nothing.
+func readDocument(root *os.Root, generation string) (*document, error) {
 	raw, err := root.ReadFile(path.Join(generation, generationFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -76,7 +81,7 @@ func readVersions(root *os.Root, generation string) ([]payload.Version, error) {
 	if err := json.Unmarshal(raw, &doc); err != nil {
 		return nil, fmt.Errorf("%s: %w", path.Join(root.Name(), generation, generationFile), err)
 	}
-	return doc.Objects, nil
+	return &doc, nil
 }
 
 // note writes the payload's objects into a file of the generation.
@@ -92,7 +97,8 @@ func (w *Writer) note(gen *os.Root, name string, p payload.Payload) error {
 // sees that the files are current. The files themselves, and ..data, stay as they are.
 func (w *Writer) vouch(root *os.Root, generation string, p payload.Payload) (err error) {
 	// What cannot be read is written anew.
-	if old, err := readVersions(root, generation); err == nil && slices.EqualFunc(old, p.Objects, sameVersion) {
+	old, err := readDocument(root, generation)
+	if err == nil && old != nil && slices.EqualFunc(old.Objects, p.Objects, sameVersion) {
 		return nil
 	}
 	gen, err := root.OpenRoot(generation)
