@@ -17,7 +17,7 @@ type superseded struct {
 
 // Prune removes the superseded generations whose grace has passed and returns how long to wait before the next is due,
 // zero when none is left. After a restart the grace of what it finds begins anew. What cannot be removed is tried again
-// by the next Prune.
+// by the next Prune, and so are generations that are pinned, but those are not waited for.
 func (w *Writer) Prune() (next time.Duration, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -40,9 +40,16 @@ func (w *Writer) Prune() (next time.Duration, err error) {
 	if _, err := w.supersede(root, entries, current); err != nil {
 		return 0, err
 	}
+	pinned, err := w.pinned()
+	if err != nil {
+		return 0, err
+	}
 	now := w.o.Now()
 	var errs []error
 	for name, s := range w.superseded {
+		if pinned[name] {
+			continue
+		}
 		wait := w.o.Grace - now.Sub(s.since)
 		if wait <= 0 {
 			if err := w.remove(root, name); err == nil {
@@ -89,8 +96,15 @@ func (w *Writer) bound(root *os.Root) error {
 	if sum <= w.o.KeepBytes {
 		return nil
 	}
+	pinned, err := w.pinned()
+	if err != nil {
+		return err
+	}
 	slices.SortFunc(names, func(a, b string) int { return w.superseded[a].since.Compare(w.superseded[b].since) })
 	for _, name := range names[:len(names)-1] {
+		if pinned[name] {
+			continue
+		}
 		sum -= w.superseded[name].bytes
 		if err := w.remove(root, name); err != nil {
 			return err
@@ -102,20 +116,35 @@ func (w *Writer) bound(root *os.Root) error {
 	return nil
 }
 
-// removeSuperseded removes all generations but the visible one, also those of an earlier process.
+// removeSuperseded removes all generations but the visible one and the pinned ones, also those of an earlier process.
 func (w *Writer) removeSuperseded(root *os.Root, current string) error {
+	pinned, err := w.pinned()
+	if err != nil {
+		return err
+	}
 	entries, err := readDir(root)
 	if err != nil {
 		return fmt.Errorf("configuration volume %s: %w", w.dir, err)
 	}
 	for _, e := range entries {
-		if isGeneration(e.Name()) && e.Name() != current {
+		if isGeneration(e.Name()) && e.Name() != current && !pinned[e.Name()] {
 			if err := w.remove(root, e.Name()); err != nil {
 				return err
 			}
 		}
 	}
 	return nil
+}
+
+func (w *Writer) pinned() (map[string]bool, error) {
+	if w.o.Pinned == nil {
+		return nil, nil
+	}
+	pinned, err := w.o.Pinned()
+	if err != nil {
+		return nil, fmt.Errorf("configuration volume %s: which generations are in use: %w", w.dir, err)
+	}
+	return pinned, nil
 }
 
 func (w *Writer) remove(root *os.Root, name string) error {

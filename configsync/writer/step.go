@@ -4,7 +4,7 @@ package writer
 // writer at each of them through Options.Before.
 type Step string
 
-// The steps of a Write and of a Prune.
+// The steps of a Write and of a Prune. Those of files occur in an Overwrite as well.
 const (
 	StepRoot         Step = "set the volume directory's owner and mode"
 	StepMakeGen      Step = "make the generation's directory"
@@ -27,6 +27,15 @@ const (
 	StepHideFile     Step = "remove a visible link"
 	StepRemoveGen    Step = "remove a generation"
 	StepRemoveFailed Step = "remove a generation that could not be finished"
+)
+
+// The steps of an Overwrite.
+const (
+	StepDetachFile   Step = "leave a copy of a file to the readers of its generation"
+	StepNarrowFile   Step = "narrow a file's mode"
+	StepReserveFile  Step = "reserve room for a file"
+	StepOverwrite    Step = "overwrite a file in place"
+	StepTruncateFile Step = "cut a file to its new length"
 )
 
 // do makes one step, unless a test fails it.

@@ -37,6 +37,9 @@ type Options struct {
 	// KeepBytes bounds what superseded generations take in sum: beyond it the oldest go before their grace has
 	// passed, all but the last one. DefaultKeepBytes when zero.
 	KeepBytes int64
+	// Pinned, when not nil, returns the names of generations that must stay, however old, because somebody shows a
+	// directory of theirs by other means than ..data. Where it fails, no generation is removed.
+	Pinned func() (map[string]bool, error)
 	// Now is the clock; time.Now when nil.
 	Now func() time.Time
 	// Before, when not nil, is called before each step and fails it by an error. It is for tests.

@@ -23,6 +23,7 @@ func TestLiveConfig(t *testing.T) {
 	c.freeze("1")
 	configArrives(c)
 	configOptional(c)
+	configSubPath(c)
 	configSecret(c)
 	configRefused(c)
 	c.unfreeze("2")

@@ -12,6 +12,7 @@ import (
 	"k8s.io/kubernetes/pkg/volume"
 
 	"github.com/orlop-io/orlop/configsync/source"
+	"github.com/orlop-io/orlop/configsync/writer"
 )
 
 const (
@@ -52,6 +53,10 @@ type manager struct {
 	pods   *source.Pods
 	queue  workqueue.TypedRateLimitingInterface[job]
 	wg     sync.WaitGroup
+
+	notices notices
+	// writer are options of every volume's writer; a test sets a clock and faults.
+	writer writer.Options
 
 	mu     sync.Mutex
 	mounts map[key]*mount
@@ -145,6 +150,7 @@ func (m *manager) remove(k key) {
 	mt := m.mounts[k]
 	delete(m.mounts, k)
 	m.mu.Unlock()
+	m.notices.forget(k.pod, k.volume)
 	if mt != nil {
 		mt.close()
 	}

@@ -33,8 +33,10 @@ type mount struct {
 	writer  *writer.Writer
 	refs    map[source.Key]*source.Ref
 	podRef  *source.PodRef
-	device  uint64 // the file system that the files are on
-	warned  string // what the last event said
+	device  uint64           // the file system that the files are on
+	warned  string           // what the last event said
+	shown   *payload.Payload // what files mounted with subPath are to hold, if they follow
+	removed map[string]bool  // of those, the ones whose key is gone, by container and index
 }
 
 func newMount(m *manager, k key) *mount {
@@ -73,9 +75,14 @@ func (mt *mount) setUp(ctx context.Context, r request) error {
 	if mt.device, err = device(r.dir); err != nil {
 		return mt.undo(err)
 	}
+	mt.open()
+	// Whatever is wrong with files of an earlier process, they were found, and the write mends them.
+	_, found, err := mt.writer.Current()
+	found = found || err != nil
 	if err := mt.write(p); err != nil {
 		return mt.undo(err)
 	}
+	mt.notify(found)
 	return nil
 }
 
@@ -127,17 +134,23 @@ func (mt *mount) write(p payload.Payload) error {
 	if err != nil {
 		return err
 	}
-	mt.good, mt.warned = true, ""
+	mt.good = true
 	if changed || first {
 		// What an earlier process left is found now and removed like what this one supersedes.
 		mt.manager.queue.AddAfter(job{mt.key, true}, writer.DefaultGrace)
 	}
+	if err := mt.overwrite(p); err != nil {
+		return err
+	}
+	mt.warned = ""
 	return nil
 }
 
 func (mt *mount) open() {
 	if mt.writer == nil {
-		mt.writer = writer.New(mt.request.dir, writer.Options{Sync: mt.request.medium == v1.StorageMediumDefault})
+		o := mt.manager.writer
+		o.Sync, o.Pinned = mt.request.medium == v1.StorageMediumDefault, mt.pinned
+		mt.writer = writer.New(mt.request.dir, o)
 	}
 }
 
@@ -189,12 +202,7 @@ func (mt *mount) warn(err error) {
 		return
 	}
 	mt.warned = err.Error()
-	recorder := mt.manager.host.GetEventRecorder()
-	if recorder == nil {
-		return // a host that reports no events
-	}
-	recorder.Eventf(mt.request.pod, v1.EventTypeWarning, events.FailedMountVolume,
-		"Volume %q keeps its last good files: %v", mt.key.volume, err)
+	mt.warning(events.FailedMountVolume, "Volume %q keeps its last good files: %v", mt.key.volume, err)
 }
 
 // prune removes generations whose grace has passed and returns when to come again, zero for never.
@@ -203,6 +211,9 @@ func (mt *mount) prune() time.Duration {
 	defer mt.mu.Unlock()
 	if mt.closed || mt.writer == nil {
 		return 0
+	}
+	if err := mt.overwriteLate(); err != nil {
+		klog.ErrorS(err, "Files mounted with subPath are behind for now", "podUID", mt.key.pod, "volume", mt.key.volume)
 	}
 	next, err := mt.writer.Prune()
 	if err != nil {

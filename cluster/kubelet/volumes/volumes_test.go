@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -18,6 +19,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
 	"k8s.io/kubernetes/pkg/volume"
@@ -33,13 +35,22 @@ import (
 
 func ptr[T any](v T) *T { return &v }
 
+// kubeletHost is what the kubelet is to its plugins.
+type kubeletHost interface {
+	volume.VolumeHost
+	volume.KubeletVolumeHost
+}
+
 // testHost is a kubelet's volume host on a fake API server.
 type testHost struct {
 	t       *testing.T
 	client  *fake.Clientset
+	host    kubeletHost
 	plugins map[string]volume.VolumePlugin
 	manager *manager
 	pod     *v1.Pod
+	// late is how far the writers' clock is ahead.
+	late atomic.Int64
 }
 
 func upstreamPlugins() []volume.VolumePlugin {
@@ -55,25 +66,35 @@ func newHost(t *testing.T, replaced bool) *testHost {
 		Spec: v1.PodSpec{ServiceAccountName: "sa", NodeName: ""}}
 	stored := pod.DeepCopy()
 	stored.Annotations = nil
-	h := &testHost{t: t, plugins: map[string]volume.VolumePlugin{}, pod: pod, client: fake.NewClientset(stored,
+	client := fake.NewClientset(stored,
 		&v1.ConfigMap{ObjectMeta: meta, Data: map[string]string{"a": "1", "b": "2"}, BinaryData: map[string][]byte{"c": {0, 255}}},
-		&v1.Secret{ObjectMeta: meta, Data: map[string][]byte{"k": []byte("s3cret"), "a": []byte("of the secret")}})}
-	h.client.PrependReactor("create", "serviceaccounts", func(clienttesting.Action) (bool, runtime.Object, error) {
+		&v1.Secret{ObjectMeta: meta, Data: map[string][]byte{"k": []byte("s3cret"), "a": []byte("of the secret")}})
+	client.PrependReactor("create", "serviceaccounts", func(clienttesting.Action) (bool, runtime.Object, error) {
 		return true, &authenticationv1.TokenRequest{Status: authenticationv1.TokenRequestStatus{Token: "token"}}, nil
 	})
+	h := newHostOn(t, t.TempDir(), client, pod, replaced)
+	h.client = client
+	if replaced {
+		t.Cleanup(h.manager.stop)
+	}
+	return h
+}
+
+// newHostOn is newHost with a pod and an API server of the caller's. The caller stops the manager.
+func newHostOn(t *testing.T, root string, client kubernetes.Interface, pod *v1.Pod, replaced bool) *testHost {
+	t.Helper()
+	h := &testHost{t: t, plugins: map[string]volume.VolumePlugin{}, pod: pod}
 	plugins := upstreamPlugins()
 	if replaced {
 		plugins = Replace(plugins)
 	}
-	volumetest.NewFakeKubeletVolumeHost(t, t.TempDir(), h.client, plugins)
+	h.host = volumetest.NewFakeKubeletVolumeHost(t, root, client, plugins)
 	for _, p := range plugins {
 		h.plugins[p.GetPluginName()] = p
 		if ours, ok := p.(*plugin); ok {
 			h.manager = ours.manager
+			h.manager.writer.Now = func() time.Time { return time.Now().Add(time.Duration(h.late.Load())) }
 		}
-	}
-	if replaced {
-		t.Cleanup(h.manager.stop)
 	}
 	return h
 }
@@ -92,6 +113,11 @@ func (h *testHost) plugin(spec *volume.Spec) volume.VolumePlugin {
 func (h *testHost) setUp(v v1.Volume, args volume.MounterArgs) (string, error) {
 	h.t.Helper()
 	v.Name = "v"
+	return h.setUpNamed(v, args)
+}
+
+func (h *testHost) setUpNamed(v v1.Volume, args volume.MounterArgs) (string, error) {
+	h.t.Helper()
 	spec := volume.NewSpecFromVolume(&v)
 	m, err := h.plugin(spec).NewMounter(spec, h.pod)
 	if err != nil {
@@ -102,8 +128,10 @@ func (h *testHost) setUp(v v1.Volume, args volume.MounterArgs) (string, error) {
 
 func (h *testHost) tearDown(v v1.Volume) {
 	h.t.Helper()
-	v.Name = "v"
-	u, err := h.plugin(volume.NewSpecFromVolume(&v)).NewUnmounter("v", h.pod.UID)
+	if v.Name == "" {
+		v.Name = "v"
+	}
+	u, err := h.plugin(volume.NewSpecFromVolume(&v)).NewUnmounter(v.Name, h.pod.UID)
 	if err != nil {
 		h.t.Fatal(err)
 	}
