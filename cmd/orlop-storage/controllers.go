@@ -40,6 +40,8 @@ type Controllers struct {
 	LeaderElectNamespace string
 	// Workers is how many claims, and how many volumes, are worked on at a time.
 	Workers int
+	// Rollouts is how workloads are rolled when their configuration changes.
+	Rollouts Rollouts
 	// Host makes the system calls; nil for an ordinary one.
 	Host *host.Host
 }
@@ -48,9 +50,10 @@ func newControllersCommand() *cobra.Command {
 	c := &Controllers{}
 	cmd := &cobra.Command{
 		Use:   "controllers",
-		Short: "Bind claims to volumes, for the whole cluster",
+		Short: "Bind claims to volumes and roll workloads, for the whole cluster",
 		Long: `Bind PersistentVolumeClaims to PersistentVolumes, carry out the reclaim policy of volumes whose
-claim is gone, and choose a node for claims that do not wait for a pod.
+claim is gone, and choose a node for claims that do not wait for a pod. Roll workloads
+that ask for it when a ConfigMap or Secret that they use changes.
 
 This takes the place of two controllers of kube-controller-manager, which must be off:
   --controllers=*,-persistentvolume-binder-controller,-persistentvolume-expander-controller
@@ -66,6 +69,7 @@ Several replicas may run: one works, the others wait until it stops.`,
 	f.BoolVar(&c.LeaderElect, "leader-elect", true, "wait for a lease, so that one of several replicas works")
 	f.StringVar(&c.LeaderElectNamespace, "leader-elect-namespace", systemNamespace, "namespace of the lease")
 	f.IntVar(&c.Workers, "workers", 16, "how many claims, and volumes, are worked on at a time")
+	c.Rollouts.addFlags(f)
 	addLogFlags(cmd)
 	return cmd
 }
@@ -111,8 +115,13 @@ func (c *Controllers) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	rollouts, err := c.Rollouts.controller(client, recorder, registry)
+	if err != nil {
+		return err
+	}
 	work := func(ctx context.Context) error {
 		group, ctx := errgroup.WithContext(ctx)
+		group.Go(func() error { return rollouts(ctx) })
 		group.Go(func() error { return pv.Run(ctx, c.Workers) })
 		group.Go(func() error { return leader.Run(ctx) })
 		return group.Wait()

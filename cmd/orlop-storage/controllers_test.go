@@ -14,6 +14,8 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
 	"github.com/orlop-io/orlop/test/apienv"
 )
@@ -86,7 +88,7 @@ func TestControllersTakeTurns(t *testing.T) {
 	env := apienv.Start(t)
 	base := filepath.Join("..", "..", "deploy", "base")
 	err := env.Apply(t.Context(), filepath.Join(base, "namespace.yaml"), filepath.Join(base, "controllers-rbac.yaml"),
-		filepath.Join(base, "provisioner-rbac.yaml"))
+		filepath.Join(base, "provisioner-rbac.yaml"), filepath.Join(base, "rollouts-rbac.yaml"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -180,6 +182,14 @@ func bindOne(t *testing.T, env *apienv.Env, name string) {
 }
 
 func TestControllersRefuse(t *testing.T) {
+	kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")
+	if err := clientcmd.WriteToFile(clientcmdapi.Config{
+		Clusters:       map[string]*clientcmdapi.Cluster{"c": {Server: "https://127.0.0.1:1"}},
+		Contexts:       map[string]*clientcmdapi.Context{"c": {Cluster: "c"}},
+		CurrentContext: "c",
+	}, kubeconfig); err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range []struct {
 		name, says string
 		flags      []string
@@ -187,6 +197,8 @@ func TestControllersRefuse(t *testing.T) {
 		{"a kubeconfig that is not there", "--kubeconfig", []string{"--kubeconfig", "/nonexistent/kubeconfig"}},
 		{"no kubeconfig outside of a pod", "--kubeconfig is needed", nil},
 		{"no workers", "--workers is 0", []string{"--workers", "0"}},
+		{"a window in the past", "the window is -1s", []string{"--kubeconfig", kubeconfig, "--rollout-window", "-1s"}},
+		{"less than no rollouts", "the most rollouts at a time are -1", []string{"--kubeconfig", kubeconfig, "--max-rollouts", "-1"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Setenv("KUBERNETES_SERVICE_HOST", "")

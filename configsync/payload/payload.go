@@ -54,6 +54,8 @@ type Object struct {
 	Found      bool
 	Data       map[string]Content
 	BinaryData map[string]Content
+	// Annotations are those that whoever reads objects asked for. No file depends on them.
+	Annotations map[string]string
 }
 
 // Item chooses one key of an object and the path of its file. A nil Mode is the volume's default mode.

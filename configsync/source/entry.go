@@ -83,6 +83,7 @@ func (e *entry) set(watch int, o *payload.Object, immutable bool) {
 		e.mu.Unlock()
 		return
 	}
+	o.Annotations = only(e.source.annotations, o.Annotations)
 	e.heard, e.failure = e.source.now(), nil
 	changed := e.object == nil || e.object.Version != o.Version || e.object.Found != o.Found
 	if e.object == nil {
@@ -196,7 +197,22 @@ func object(key Key, from any) (_ *payload.Object, immutable bool) {
 		return absent(key), false
 	}
 	o.UID, o.ResourceVersion, o.Immutable = string(meta.UID), meta.ResourceVersion, frozen != nil && *frozen
+	o.Annotations = meta.Annotations
 	return o, o.Immutable
+}
+
+// only returns the annotations that are named, so that the others (such as a whole former manifest) are not kept.
+func only(names []string, annotations map[string]string) map[string]string {
+	var kept map[string]string
+	for _, name := range names {
+		if value, ok := annotations[name]; ok {
+			if kept == nil {
+				kept = map[string]string{}
+			}
+			kept[name] = value
+		}
+	}
+	return kept
 }
 
 func contents(from map[string][]byte) map[string]payload.Content {

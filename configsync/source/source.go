@@ -34,7 +34,9 @@ func (k Key) String() string { return fmt.Sprintf("%s %s/%s", k.Kind, k.Namespac
 // Source holds the objects that are referred to. Its methods may be called from several goroutines.
 type Source struct {
 	client kubernetes.Interface
-	now    func() time.Time
+	// annotations are the names of those that are kept of each object.
+	annotations []string
+	now         func() time.Time
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -45,10 +47,11 @@ type Source struct {
 	closed  bool
 }
 
-// New returns a Source that reads with the client. Nothing is read before the first Acquire.
-func New(client kubernetes.Interface) *Source {
+// New returns a Source that reads with the client, and keeps of an object's annotations those that are named. Nothing is
+// read before the first Acquire.
+func New(client kubernetes.Interface, annotations ...string) *Source {
 	ctx, cancel := context.WithCancel(context.Background())
-	return &Source{client: client, now: time.Now, ctx: ctx, cancel: cancel, entries: map[Key]*entry{}}
+	return &Source{client: client, annotations: annotations, now: time.Now, ctx: ctx, cancel: cancel, entries: map[Key]*entry{}}
 }
 
 // Close ends all watches and waits for them. References can still be released, and return what they last knew.

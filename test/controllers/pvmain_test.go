@@ -13,5 +13,6 @@ import (
 var env *apienv.Env
 
 func TestMain(m *testing.M) {
-	os.Exit(apienv.Run(m, &env, apienv.WithProtectionControllers(), apienv.WithScheduler()))
+	os.Exit(apienv.Run(m, &env, apienv.WithProtectionControllers(), apienv.WithScheduler(), apienv.WithControllers(
+		"deployment-controller", "replicaset-controller", "statefulset-controller", "daemonset-controller")))
 }

@@ -31,7 +31,7 @@ func TestSecurity(t *testing.T) {
 		look func(*testCluster)
 	}{
 		{"Listeners", listenersRefuse}, {"Files", filesArePrivate}, {"Node", nodeIsRestricted},
-		{"Storage", storageReadsNoSecrets}, {"Logs", logsKeepSecrets},
+		{"Storage", storageIsRestricted}, {"Logs", logsKeepSecrets},
 	} {
 		t.Run(x.name, func(t *testing.T) { x.look(&testCluster{t: t, dir: c.dir}) })
 	}
@@ -242,14 +242,20 @@ func nodeIsRestricted(c *testCluster) {
 	c.refused([]string{"forbidden"}, c.as("kubelet", "get", "secrets", "--all-namespaces")...)
 }
 
-// storageReadsNoSecrets: the storage's own identities do storage.
-func storageReadsNoSecrets(c *testCluster) {
+// storageIsRestricted: the storage's own identities do storage, and of Secrets the controllers of rollouts alone read any.
+func storageIsRestricted(c *testCluster) {
 	c.kubectl("create", "secret", "generic", "password", "--from-literal=key=value")
+	c.orlop(c.as("storage-controllers", "get", "secret", "password")...)
+	for _, args := range [][]string{
+		{"get", "secret", "password"}, {"get", "secrets", "--all-namespaces"}, {"get", "configmaps", "--all-namespaces"},
+	} {
+		c.refused([]string{"forbidden"}, c.as("storage-node", args...)...)
+	}
 	for _, component := range []string{"storage-node", "storage-controllers"} {
 		c.orlop(c.as(component, "get", "--raw=/apis/storage.k8s.io/v1/storageclasses")...)
 		for _, args := range [][]string{
-			{"get", "secret", "password"}, {"get", "secrets", "--all-namespaces"}, {"get", "configmaps", "--all-namespaces"},
-			{"delete", "pod", "any"}, {"create", "serviceaccount", "mine"},
+			{"create", "secret", "generic", "mine"}, {"delete", "secret", "password"}, {"label", "secret", "password", "a=b"},
+			{"delete", "pod", "any"}, {"scale", "deployment", "any", "--replicas=0"}, {"create", "serviceaccount", "mine"},
 			{"create", "clusterrolebinding", "mine", "--clusterrole=cluster-admin", "--user=mine"},
 		} {
 			c.refused([]string{"forbidden"}, c.as(component, args...)...)
