@@ -5,7 +5,7 @@
 // A volume is behind where the API has a newer version of an object than the one that the volume's files agree with, as
 // noted beside them by configsync/writer; an edit that changed no file is noted as well, so it leaves no volume behind.
 // An immutable object is the same for as long as its UID is. Of a pod's own fields labels and annotations are compared:
-// nothing else that a volume shows changes while the pod runs, and the pod's version changes with every status.
+// nothing else that a volume shows changes while the pod runs, and the kubelet's copy of a pod has no current version.
 package configstatus
 
 import (

@@ -12,6 +12,7 @@ import (
 	"fmt"
 
 	"github.com/spf13/cobra"
+	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
@@ -20,9 +21,11 @@ import (
 	logsapi "k8s.io/component-base/logs/api/v1"
 	"k8s.io/kubernetes/cmd/kubelet/app"
 	"k8s.io/kubernetes/cmd/kubelet/app/options"
+	"k8s.io/kubernetes/pkg/kubelet"
 	"k8s.io/kubernetes/pkg/kubelet/apis/config/validation"
 	"k8s.io/kubernetes/pkg/kubelet/eviction"
 	"k8s.io/kubernetes/pkg/kubelet/kubeletconfig/configfiles"
+	"k8s.io/kubernetes/pkg/kubelet/lifecycle"
 	utilfs "k8s.io/kubernetes/pkg/util/filesystem"
 	"k8s.io/kubernetes/pkg/volume"
 )
@@ -30,6 +33,13 @@ import (
 // Plugins maps upstream's volume plugins to those the kubelet runs with. Two of one name, or two that support one
 // volume, make the kubelet refuse the volume.
 type Plugins func([]volume.VolumePlugin) []volume.VolumePlugin
+
+// PodFollower is a volume plugin that is told of the node's pods, of which the kubelet has a watch anyway.
+type PodFollower interface {
+	// FollowPods returns what is called with every pod, at once after a change of it and about once a second, or nil for
+	// nothing. It must return at once, and not change the pod. get returns a pod as the kubelet has it.
+	FollowPods(get func(namespace, name string) (*v1.Pod, bool)) func(*v1.Pod)
+}
 
 // LiveConfigFlag is the flag with which the command runs with the plugins it was given instead of upstream's.
 const LiveConfigFlag = "orlop-config-volumes"
@@ -75,9 +85,52 @@ func run(ctx context.Context, flags *options.KubeletFlags, plugins Plugins) erro
 	}
 	if plugins != nil {
 		deps.VolumePlugins = plugins(deps.VolumePlugins)
+		deps.Options = append(deps.Options, func(k *kubelet.Kubelet) { followPods(k, deps.VolumePlugins) })
 	}
 	utilfeature.DefaultMutableFeatureGate.AddMetrics()
 	return app.Run(genericapiserver.SetupSignalContext(), server, deps, utilfeature.DefaultFeatureGate)
+}
+
+// podHost is the kubelet as far as plugins follow its pods.
+type podHost interface {
+	lifecycle.PodSyncTarget
+	lifecycle.PodSyncLoopTarget
+	GetPodByName(namespace, name string) (*v1.Pod, bool)
+}
+
+// followPods lets those of the plugins that want it follow the kubelet's pods.
+func followPods(k podHost, plugins []volume.VolumePlugin) {
+	for _, p := range plugins {
+		follower, ok := p.(PodFollower)
+		if !ok {
+			continue
+		}
+		if see := follower.FollowPods(k.GetPodByName); see != nil {
+			// The first is called when a pod changes, unless the kubelet is still busy with it; the second does not wait.
+			k.AddPodSyncHandler(podObserver(see))
+			k.AddPodSyncLoopHandler(podObserver(see))
+		}
+	}
+}
+
+// podObserver looks at pods and asks nothing of the kubelet.
+type podObserver func(*v1.Pod)
+
+var (
+	_ lifecycle.PodSyncHandler     = podObserver(nil)
+	_ lifecycle.PodSyncLoopHandler = podObserver(nil)
+)
+
+// ShouldEvict is called first thing of every sync of a pod.
+func (see podObserver) ShouldEvict(pod *v1.Pod) lifecycle.ShouldEvictResponse {
+	see(pod)
+	return lifecycle.ShouldEvictResponse{}
+}
+
+// ShouldSync is called for every pod once a second.
+func (see podObserver) ShouldSync(pod *v1.Pod) bool {
+	see(pod)
+	return false
 }
 
 // newServer reads the configuration file and applies what is global in it: feature gates and logging.

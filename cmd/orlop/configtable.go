@@ -81,7 +81,10 @@ func objectList(v configstatus.Volume) string {
 		if o.Namespace != v.Namespace {
 			name = o.Namespace + "/" + name
 		}
-		all = append(all, fmt.Sprintf("%s/%s@%s", o.Kind, name, o.ResourceVersion))
+		if o.ResourceVersion != "" { // of a pod the kubelet does not know it
+			name += "@" + o.ResourceVersion
+		}
+		all = append(all, fmt.Sprintf("%s/%s", o.Kind, name))
 	}
 	return orDash(strings.Join(all, ","))
 }

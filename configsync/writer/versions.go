@@ -98,7 +98,7 @@ func (w *Writer) note(gen *os.Root, name string, p payload.Payload) error {
 func (w *Writer) vouch(root *os.Root, generation string, p payload.Payload) (err error) {
 	// What cannot be read is written anew.
 	old, err := readDocument(root, generation)
-	if err == nil && old != nil && slices.EqualFunc(old.Objects, p.Objects, sameVersion) {
+	if err == nil && old != nil && slices.Equal(old.Objects, p.Objects) {
 		return nil
 	}
 	gen, err := root.OpenRoot(generation)
@@ -113,12 +113,4 @@ func (w *Writer) vouch(root *os.Root, generation string, p payload.Payload) (err
 		return err
 	}
 	return w.do(StepNote, func() error { return gen.Rename(generationTmp, generationFile) })
-}
-
-// sameVersion reports whether there is nothing new to note: a pod's version changes with its status, which no file shows.
-func sameVersion(a, b payload.Version) bool {
-	if a.Kind == payload.Pod {
-		a.ResourceVersion = b.ResourceVersion
-	}
-	return a == b
 }

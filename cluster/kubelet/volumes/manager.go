@@ -50,7 +50,7 @@ type manager struct {
 	once   sync.Once
 	host   volume.VolumeHost
 	source *source.Source
-	pods   *source.Pods
+	pods   *pods
 	queue  workqueue.TypedRateLimitingInterface[job]
 	wg     sync.WaitGroup
 
@@ -63,7 +63,7 @@ type manager struct {
 }
 
 func newManager() *manager {
-	return &manager{mounts: map[key]*mount{}}
+	return &manager{pods: newPods(), mounts: map[key]*mount{}}
 }
 
 // start begins to serve, with the first plugin that is initialised. The workers live as long as the kubelet.
@@ -75,7 +75,6 @@ func (m *manager) start(host volume.VolumeHost) {
 			return
 		}
 		m.source = source.New(client)
-		m.pods = source.NewPods(client, string(host.GetNodeName()))
 		m.queue = workqueue.NewTypedRateLimitingQueue(
 			workqueue.NewTypedItemExponentialFailureRateLimiter[job](100*time.Millisecond, 10*time.Second))
 		for range workers {
@@ -89,7 +88,6 @@ func (m *manager) stop() {
 	m.queue.ShutDown()
 	m.wg.Wait()
 	m.source.Close()
-	m.pods.Close()
 }
 
 func (m *manager) work() {

@@ -32,7 +32,7 @@ type mount struct {
 	request request
 	writer  *writer.Writer
 	refs    map[source.Key]*source.Ref
-	podRef  *source.PodRef
+	podRef  *podRef
 	device  uint64           // the file system that the files are on
 	warned  string           // what the last event said
 	shown   *payload.Payload // what files mounted with subPath are to hold, if they follow
@@ -238,6 +238,6 @@ func (mt *mount) close() {
 	}
 	mt.refs = nil
 	if mt.podRef != nil {
-		mt.podRef.Release()
+		mt.podRef.release()
 	}
 }

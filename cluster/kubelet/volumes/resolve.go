@@ -4,13 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
-	"strings"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	v1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/util/resourceversion"
 	"k8s.io/kubernetes/pkg/volume"
 	"k8s.io/kubernetes/pkg/volume/downwardapi"
 
@@ -117,46 +114,15 @@ func (mt *mount) trustAnchors(s *v1.ClusterTrustBundleProjection) ([]byte, error
 
 // fields returns the files of the downward API, resolved by upstream's code.
 func (mt *mount) fields(items []v1.DownwardAPIVolumeFile, defaultMode int32) (payload.Source, error) {
-	pod := mt.newestPod()
+	pod := mt.manager.pods.newest(mt.request.pod)
 	files, err := downwardapi.CollectData(items, pod, mt.manager.host, &defaultMode)
 	if err != nil {
 		return payload.Source{}, err
 	}
-	s := payload.Source{From: &payload.Version{
-		Kind: payload.Pod, Namespace: pod.Namespace, Name: pod.Name, UID: string(pod.UID), ResourceVersion: pod.ResourceVersion,
-	}}
+	// The kubelet updates its copy of a pod in all but the resourceVersion, so that there is none to tell.
+	s := payload.Source{From: &payload.Version{Kind: payload.Pod, Namespace: pod.Namespace, Name: pod.Name, UID: string(pod.UID)}}
 	for path, file := range files {
 		s.Values = append(s.Values, payload.Value{Path: path, Data: file.Data, Mode: &file.Mode})
 	}
 	return s, nil
-}
-
-// localAnnotations are those that the kubelet itself adds to its copy of a pod; the API does not have them.
-const localAnnotations = "kubernetes.io/config."
-
-// newestPod returns the pod as the kubelet gave it, with the labels and annotations of the watch where that is ahead.
-func (mt *mount) newestPod() *v1.Pod {
-	pod := mt.request.pod
-	if mt.podRef == nil {
-		return pod
-	}
-	seen, ok := mt.podRef.Last()
-	if !ok {
-		return pod
-	}
-	if order, err := resourceversion.CompareResourceVersion(seen.ResourceVersion, pod.ResourceVersion); err != nil || order <= 0 {
-		return pod
-	}
-	newest := *pod
-	newest.ResourceVersion, newest.Labels = seen.ResourceVersion, seen.Labels
-	newest.Annotations = maps.Clone(seen.Annotations)
-	for name, value := range pod.Annotations {
-		if strings.HasPrefix(name, localAnnotations) {
-			if newest.Annotations == nil {
-				newest.Annotations = map[string]string{}
-			}
-			newest.Annotations[name] = value
-		}
-	}
-	return &newest
 }

@@ -69,7 +69,7 @@ func (mt *mount) subscribe() {
 	}
 	mt.refs = wanted
 	if followPod && mt.podRef == nil {
-		mt.podRef = mt.manager.pods.Acquire(mt.key.pod, changed)
+		mt.podRef = mt.manager.pods.follow(mt.request.pod, changed)
 	}
 }
 

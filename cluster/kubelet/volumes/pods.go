@@ -1,0 +1,101 @@
+package volumes
+
+import (
+	"maps"
+	"sync"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// pods tells volumes of changed labels and annotations of their pods. It has no watch: the kubelet watches the pods of its
+// node already.
+type pods struct {
+	mu sync.Mutex
+	// get returns a pod as the kubelet has it; nil until the kubelet has told how.
+	get     func(namespace, name string) (*v1.Pod, bool)
+	follows map[types.UID]*followed
+}
+
+// followed is a pod that volumes show fields of.
+type followed struct {
+	labels, annotations map[string]string
+	notify              map[*podRef]func()
+}
+
+func newPods() *pods { return &pods{follows: map[types.UID]*followed{}} }
+
+// podRef is one volume's interest in its pod.
+type podRef struct {
+	pods *pods
+	uid  types.UID
+}
+
+// follow calls notify after a change of the pod's labels or annotations until the reference is released. It must return
+// at once.
+func (p *pods) follow(pod *v1.Pod, notify func()) *podRef {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	f := p.follows[pod.UID]
+	if f == nil {
+		f = &followed{labels: pod.Labels, annotations: pod.Annotations, notify: map[*podRef]func(){}}
+		p.follows[pod.UID] = f
+	}
+	r := &podRef{pods: p, uid: pod.UID}
+	f.notify[r] = notify
+	return r
+}
+
+// release gives the reference up. Releasing twice does nothing.
+func (r *podRef) release() {
+	r.pods.mu.Lock()
+	defer r.pods.mu.Unlock()
+	f := r.pods.follows[r.uid]
+	if f == nil {
+		return
+	}
+	delete(f.notify, r)
+	if len(f.notify) == 0 {
+		delete(r.pods.follows, r.uid)
+	}
+}
+
+// see looks whether a pod's labels or annotations are others than those seen last. It is called for every pod, often.
+func (p *pods) see(pod *v1.Pod) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	f := p.follows[pod.UID]
+	if f == nil || maps.Equal(f.labels, pod.Labels) && maps.Equal(f.annotations, pod.Annotations) {
+		return
+	}
+	f.labels, f.annotations = pod.Labels, pod.Annotations
+	for _, call := range f.notify {
+		call()
+	}
+}
+
+// newest returns the pod as the kubelet has it now, or the one that is given where it has none of that UID.
+func (p *pods) newest(pod *v1.Pod) *v1.Pod {
+	p.mu.Lock()
+	get := p.get
+	p.mu.Unlock()
+	if get != nil {
+		if now, ok := get(pod.Namespace, pod.Name); ok && now.UID == pod.UID {
+			return now
+		}
+	}
+	return pod
+}
+
+// FollowPods lets the plugins follow the labels and annotations of the kubelet's pods; see kubelet.PodFollower. All
+// plugins share what it returns, so that only the first one that is asked returns it, and the others nil.
+func (p *plugin) FollowPods(get func(namespace, name string) (*v1.Pod, bool)) func(*v1.Pod) {
+	all := p.manager.pods
+	all.mu.Lock()
+	defer all.mu.Unlock()
+	if all.get != nil {
+		return nil
+	}
+	all.get = get
+	return all.see
+}

@@ -1,0 +1,57 @@
+package volumes
+
+import (
+	"testing"
+
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+func TestPods(t *testing.T) {
+	pod := func(uid types.UID, label string) *v1.Pod {
+		return &v1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "p", UID: "u" + uid, Labels: map[string]string{"l": label}}}
+	}
+	p := newPods()
+	told := 0
+	first := p.follow(pod("", "1"), func() { told++ })
+	second := p.follow(pod("", "1"), func() { told++ })
+	for i, x := range []struct {
+		see  *v1.Pod
+		want int
+	}{
+		{pod("", "1"), 0}, {pod("other", "2"), 0}, {pod("", "2"), 2}, {pod("", "2"), 2}, {pod("", "1"), 4},
+	} {
+		if p.see(x.see); told != x.want {
+			t.Errorf("step %d: told %d times, want %d", i, told, x.want)
+		}
+	}
+	first.release()
+	first.release()
+	if p.see(pod("", "3")); told != 5 {
+		t.Errorf("told %d times, want 5", told)
+	}
+	second.release()
+	if p.see(pod("", "4")); told != 5 || len(p.follows) != 0 {
+		t.Errorf("told %d times, want 5; %d pods are followed", told, len(p.follows))
+	}
+	second.release()
+
+	// The newest copy is the kubelet's, unless that is of another pod of the same name.
+	if got := p.newest(pod("", "1")); got.Labels["l"] != "1" {
+		t.Errorf("before the kubelet has told: %v", got.Labels)
+	}
+	for uid, want := range map[types.UID]string{"": "2", "other": "1"} {
+		q := newPods()
+		pl := &plugin{manager: &manager{pods: q}}
+		if pl.FollowPods(func(string, string) (*v1.Pod, bool) { return pod(uid, "2"), true }) == nil {
+			t.Error("the first plugin follows nothing")
+		}
+		if pl.FollowPods(nil) != nil {
+			t.Error("a second plugin is told of the same pods")
+		}
+		if got := q.newest(pod("", "1")); got.Labels["l"] != want {
+			t.Errorf("of a kubelet's pod with UID %q: %v, want %s", uid, got.Labels, want)
+		}
+	}
+}
