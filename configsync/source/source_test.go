@@ -82,7 +82,7 @@ func TestAsANode(t *testing.T) {
 			{Name: "cm", VolumeSource: corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: corev1.LocalObjectReference{Name: "cm"}}}},
 			{Name: "s", VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "s"}}},
 		}}}
-	if pod, err = core.Pods(ns).Create(t.Context(), pod, create); err != nil {
+	if _, err := core.Pods(ns).Create(t.Context(), pod, create); err != nil {
 		t.Fatal(err)
 	}
 	s := New(client)
