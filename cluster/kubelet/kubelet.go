@@ -28,6 +28,8 @@ import (
 	"k8s.io/kubernetes/pkg/kubelet/lifecycle"
 	utilfs "k8s.io/kubernetes/pkg/util/filesystem"
 	"k8s.io/kubernetes/pkg/volume"
+
+	"github.com/orlop-io/orlop/configsync/nodump"
 )
 
 // Plugins maps upstream's volume plugins to those the kubelet runs with. Two of one name, or two that support one
@@ -57,6 +59,10 @@ func NewCommand(plugins Plugins) *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if !live {
 				return run(cmd.Context(), flags, nil)
+			}
+			// The plugins keep what the node's Secrets hold.
+			if err := nodump.Protect(); err != nil {
+				return err
 			}
 			return run(cmd.Context(), flags, plugins)
 		},

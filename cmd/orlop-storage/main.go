@@ -13,6 +13,8 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
+
+	"github.com/orlop-io/orlop/configsync/nodump"
 )
 
 // version is stamped by the linker.
@@ -24,6 +26,11 @@ const gcPercent = 40
 func main() {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
+	}
+	// Secrets pass through: those of storage backends, and what workloads are rolled out for.
+	if err := nodump.Protect(); err != nil {
+		fmt.Fprintf(os.Stderr, "orlop-storage: %v\n", err)
+		os.Exit(1)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
 	err := newCommand().ExecuteContext(ctx)

@@ -193,6 +193,7 @@ func configSecret(c *testCluster) {
 	if err := syscall.Statfs(volumes[0], &fsys); err != nil || fsys.Type != tmpfsMagic {
 		c.t.Errorf("the Secret's volume is on a file system of type %x, %v; want tmpfs", fsys.Type, err)
 	}
+	secretsInMemory(c)
 	for _, dir := range []string{"nodes", "logs"} {
 		searched := 0
 		err := filepath.WalkDir(filepath.Join(c.dir, dir), func(path string, e fs.DirEntry, err error) error {
@@ -210,6 +211,11 @@ func configSecret(c *testCluster) {
 				return nil
 			}
 			if !e.Type().IsRegular() {
+				return nil
+			}
+			// A file that is mounted with subPath is on the file system it comes from.
+			var on syscall.Statfs_t
+			if err := syscall.Statfs(path, &on); err == nil && on.Type == tmpfsMagic {
 				return nil
 			}
 			raw, err := os.ReadFile(path)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"regexp"
 	"sync"
 	"syscall"
 	"time"
@@ -196,13 +197,17 @@ var errMoved = errors.New("its file system is not mounted any more; the kubelet 
 // errNoNews is an object that is being read for the first time: the event of its arrival writes the volume.
 var errNoNews = errors.New("not read yet")
 
-// warn tells the user once that the volume is behind.
+// generationName is the name of a generation, which differs at each try.
+var generationName = regexp.MustCompile(`\.\.[0-9_]+\.[0-9]+`)
+
+// warn tells the user once that the volume is behind, however often it is tried.
 func (mt *mount) warn(err error) {
-	if mt.warned == err.Error() {
+	text := generationName.ReplaceAllString(err.Error(), "<generation>")
+	if mt.warned == text {
 		return
 	}
-	mt.warned = err.Error()
-	mt.warning(events.FailedMountVolume, "Volume %q keeps its last good files: %v", mt.key.volume, err)
+	mt.warned = text
+	mt.warning(events.FailedMountVolume, "Volume %q keeps its last good files: %s", mt.key.volume, text)
 }
 
 // prune removes generations whose grace has passed and returns when to come again, zero for never.

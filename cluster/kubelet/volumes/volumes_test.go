@@ -71,6 +71,12 @@ func upstreamPlugins() []volume.VolumePlugin {
 
 func newHost(t *testing.T, replaced bool) *testHost {
 	t.Helper()
+	return newHostIn(t, t.TempDir(), replaced)
+}
+
+// newHostIn is newHost with the kubelet's directory.
+func newHostIn(t *testing.T, root string, replaced bool) *testHost {
+	t.Helper()
 	meta := metav1.ObjectMeta{Name: "x", Namespace: "ns", ResourceVersion: "1", UID: "u"}
 	pod := &v1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "p", Namespace: "ns", UID: "pod-uid", ResourceVersion: "5",
 		Labels: map[string]string{"l": "1"}, Annotations: map[string]string{"kubernetes.io/config.source": "api"}},
@@ -83,7 +89,7 @@ func newHost(t *testing.T, replaced bool) *testHost {
 	client.PrependReactor("create", "serviceaccounts", func(clienttesting.Action) (bool, runtime.Object, error) {
 		return true, &authenticationv1.TokenRequest{Status: authenticationv1.TokenRequestStatus{Token: "token"}}, nil
 	})
-	h := newHostOn(t, t.TempDir(), client, pod, replaced)
+	h := newHostOn(t, root, client, pod, replaced)
 	h.client = client
 	if replaced {
 		t.Cleanup(h.manager.stop)
