@@ -7,11 +7,13 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/container-storage-interface/spec/lib/go/csi"
 	"github.com/kubernetes-csi/csi-lib-utils/protosanitizer"
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 	"k8s.io/klog/v2"
 )
 
@@ -35,6 +37,9 @@ func NewMetrics(driver string) *Metrics {
 		Buckets:   []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 120},
 	}, []string{"driver_name", "method_name", "grpc_status_code"})}
 }
+
+// Of returns metrics for another driver of the same program. They are collected with m, and not to be registered.
+func (m *Metrics) Of(driver string) *Metrics { return &Metrics{driver: driver, seconds: m.seconds} }
 
 // Describe implements prometheus.Collector.
 func (m *Metrics) Describe(ch chan<- *prometheus.Desc) { m.seconds.Describe(ch) }
@@ -73,7 +78,7 @@ func logged(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.
 	log := klog.FromContext(ctx)
 	start := time.Now()
 	resp, err := next(ctx, req)
-	log = log.WithValues("req", protosanitizer.StripSecrets(req), "took", time.Since(start))
+	log = log.WithValues("req", protosanitizer.StripSecrets(withoutTokens(req)), "took", time.Since(start))
 	switch {
 	case status.Code(err) == codes.Internal:
 		log.Error(err, "CSI call failed")
@@ -85,6 +90,24 @@ func logged(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.
 		log.V(2).Info("CSI call served")
 	}
 	return resp, err
+}
+
+// tokensKey is where a kubelet puts the pod's tokens in the volume context, which the CSI specification does not mark as
+// secret, for a CSIDriver that does not say serviceAccountTokenInSecrets.
+const tokensKey = "csi.storage.k8s.io/serviceAccount.tokens"
+
+// withoutTokens returns the request, or a copy of it whose volume context has no token.
+func withoutTokens(req any) any {
+	publish, ok := req.(*csi.NodePublishVolumeRequest)
+	if !ok || publish.GetVolumeContext()[tokensKey] == "" {
+		return req
+	}
+	clean, ok := proto.Clone(publish).(*csi.NodePublishVolumeRequest)
+	if !ok {
+		return nil
+	}
+	clean.VolumeContext[tokensKey] = "***stripped***"
+	return clean
 }
 
 func withDeadline(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
@@ -106,9 +129,17 @@ type Server struct {
 	grpc *grpc.Server
 }
 
+// Services are the CSI services of one driver.
+type Services interface {
+	// Register adds them to a gRPC server.
+	Register(grpc.ServiceRegistrar)
+}
+
+var _ Services = (*Driver)(nil)
+
 // NewServer returns a server whose calls pass, from the outside in: the metrics, a request ID, the log, a deadline and
 // the translation of errors.
-func NewServer(d *Driver, m *Metrics) *Server {
+func NewServer(d Services, m *Metrics) *Server {
 	s := grpc.NewServer(grpc.ChainUnaryInterceptor(m.interceptor, withRequestID, logged, withDeadline, translated))
 	d.Register(s)
 	return &Server{grpc: s}

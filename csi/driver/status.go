@@ -26,6 +26,9 @@ var table = []struct {
 	{volume.ErrNotStaged, codes.FailedPrecondition},
 	{volume.ErrOutOfRange, codes.OutOfRange},
 	{volume.ErrExhausted, codes.ResourceExhausted},
+	{volume.ErrForbidden, codes.PermissionDenied},
+	{volume.ErrNotReady, codes.FailedPrecondition},
+	{volume.ErrUnavailable, codes.Unavailable},
 }
 
 // toStatus translates an error into the status that the caller sees. It is the only place that does. An error that has a

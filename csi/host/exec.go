@@ -50,7 +50,7 @@ func (h *Host) CanMakeExt4() error {
 // MakeExt4 makes an ext4 file system that fills the file. It keeps what is reserved for the file reserved, keeps no
 // blocks back for root, and leaves the zeroing of inode tables out: the kernel treats unused ones as empty.
 func (h *Host) MakeExt4(ctx context.Context, l Label, image *os.File) error {
-	if err := h.step(l); err != nil {
+	if err := h.Step(l); err != nil {
 		return err
 	}
 	// The file is passed open (descriptor 3), so that no path is resolved a second time. nodiscard: by default mke2fs

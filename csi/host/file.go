@@ -12,7 +12,7 @@ import (
 // Reserve allocates size bytes to the file on its file system, so that no write within them can fail for want of room.
 // What is allocated already keeps its content. On a full file system the error satisfies IsNoSpace.
 func (h *Host) Reserve(l Label, f *os.File, size int64) error {
-	if err := h.step(l); err != nil {
+	if err := h.Step(l); err != nil {
 		return err
 	}
 	err := ignoringEINTR(func() error { return unix.Fallocate(int(f.Fd()), 0, 0, size) })
@@ -29,7 +29,7 @@ func (h *Host) Reserve(l Label, f *os.File, size int64) error {
 // Overwrite has a new, still empty file written in place where its file system would otherwise copy on write, so that
 // the space reserved for it is the space used. Elsewhere it does nothing.
 func (h *Host) Overwrite(l Label, f *os.File) error {
-	if err := h.step(l); err != nil {
+	if err := h.Step(l); err != nil {
 		return err
 	}
 	var st unix.Statfs_t
@@ -48,7 +48,7 @@ func (h *Host) Overwrite(l Label, f *os.File) error {
 
 // Sync puts the file's content on the disk.
 func (h *Host) Sync(l Label, f *os.File) error {
-	if err := h.step(l); err != nil {
+	if err := h.Step(l); err != nil {
 		return err
 	}
 	return f.Sync()
@@ -69,7 +69,7 @@ func (h *Host) HasInode(path string, inode uint64) (bool, error) {
 
 // Chmod sets the permissions of what is at path.
 func (h *Host) Chmod(l Label, path string, mode fs.FileMode) error {
-	if err := h.step(l); err != nil {
+	if err := h.Step(l); err != nil {
 		return err
 	}
 	return os.Chmod(path, mode)

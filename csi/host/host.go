@@ -31,8 +31,8 @@ type Host struct {
 // New returns a Host; fault may be nil.
 func New(fault Fault) *Host { return &Host{fault: fault} }
 
-// step asks the Fault, if there is one.
-func (h *Host) step(l Label) error {
+// Step asks the Fault, if there is one, about a step that the caller is about to make by other means than this package.
+func (h *Host) Step(l Label) error {
 	if h.fault == nil {
 		return nil
 	}

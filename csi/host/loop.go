@@ -93,7 +93,7 @@ const attachTries = 100
 // The device does direct I/O where the file's file system can, and never passes a discard on: the room that is reserved
 // for the file stays reserved.
 func (h *Host) AttachLoop(l Label, image *os.File, autoClear bool) (*os.File, error) {
-	if err := h.step(l); err != nil {
+	if err := h.Step(l); err != nil {
 		return nil, err
 	}
 	control, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0)
@@ -199,7 +199,7 @@ func backs(dev *os.File, info fs.FileInfo) (bool, error) {
 // DetachLoop has the device let go of its file. A device that something still uses does so when that ends; one without
 // a file is no error.
 func (h *Host) DetachLoop(l Label, device string) error {
-	if err := h.step(l); err != nil {
+	if err := h.Step(l); err != nil {
 		return err
 	}
 	dev, err := os.OpenFile(device, os.O_RDWR, 0)

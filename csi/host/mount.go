@@ -84,7 +84,7 @@ func (h *Host) Resolve(path string) (string, error) {
 
 // MountFS mounts the file system on a device. data holds the options of that file system.
 func (h *Host) MountFS(l Label, device, target, fstype string, opts MountOptions, data string) error {
-	if err := h.step(l); err != nil {
+	if err := h.Step(l); err != nil {
 		return err
 	}
 	if err := unix.Mount(device, target, fstype, uintptr(opts), data); err != nil {
@@ -121,7 +121,7 @@ func (o MountOptions) attributes() unix.MountAttr {
 // Bind makes what source is, a directory or a file, appear at target as well, in one step: the mount has its options
 // from its first moment. It needs Linux 5.12 when there are options, 5.2 otherwise.
 func (h *Host) Bind(l Label, source *os.File, target string, opts MountOptions) (err error) {
-	if err := h.step(l); err != nil {
+	if err := h.Step(l); err != nil {
 		return err
 	}
 	tree, err := unix.OpenTree(int(source.Fd()), "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
@@ -143,7 +143,7 @@ func (h *Host) Bind(l Label, source *os.File, target string, opts MountOptions) 
 // Unmount takes away all mounts on target, the topmost first. A target that is no mount point, or is not there, is no
 // error; a mount in use is one that wraps unix.EBUSY.
 func (h *Host) Unmount(l Label, target string) error {
-	if err := h.step(l); err != nil {
+	if err := h.Step(l); err != nil {
 		return err
 	}
 	for {
@@ -161,7 +161,7 @@ func (h *Host) Unmount(l Label, target string) error {
 
 // MakeDir makes the directory at path, and those above it, unless it is there already.
 func (h *Host) MakeDir(l Label, path string) error {
-	if err := h.step(l); err != nil {
+	if err := h.Step(l); err != nil {
 		return err
 	}
 	return os.MkdirAll(path, 0o750)
@@ -169,7 +169,7 @@ func (h *Host) MakeDir(l Label, path string) error {
 
 // MakeFile makes an empty file at path, and the directories above it, unless something is there already.
 func (h *Host) MakeFile(l Label, path string) error {
-	if err := h.step(l); err != nil {
+	if err := h.Step(l); err != nil {
 		return err
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
@@ -184,7 +184,7 @@ func (h *Host) MakeFile(l Label, path string) error {
 
 // Remove removes an empty directory or a file; nothing there is no error.
 func (h *Host) Remove(l Label, path string) error {
-	if err := h.step(l); err != nil {
+	if err := h.Step(l); err != nil {
 		return err
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {

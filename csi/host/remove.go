@@ -23,7 +23,7 @@ const (
 // RemoveAll removes a file or a whole tree; nothing there is no error. It stops between two entries when ctx ends, never
 // follows a link, and refuses to go into another mount. Two calls may remove the same tree.
 func (r *Root) RemoveAll(ctx context.Context, l Label, name string) error {
-	if err := r.h.step(l); err != nil {
+	if err := r.h.Step(l); err != nil {
 		return err
 	}
 	err := r.root.Remove(name)

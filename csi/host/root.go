@@ -47,7 +47,7 @@ func (r *Root) Path() string { return r.root.Name() }
 
 // Mkdir makes a directory with exactly that mode, whatever the umask, and puts its entry on the disk.
 func (r *Root) Mkdir(l Label, name string, mode fs.FileMode) error {
-	if err := r.h.step(l); err != nil {
+	if err := r.h.Step(l); err != nil {
 		return err
 	}
 	if err := r.root.Mkdir(name, mode.Perm()); err != nil {
@@ -99,20 +99,20 @@ func (r *Root) WriteFile(l Label, name string, data []byte, mode fs.FileMode) er
 	if err := r.writeTmp(l+".write", name+tmpSuffix, data, mode); err != nil {
 		return err
 	}
-	if err := r.h.step(l + ".rename"); err != nil {
+	if err := r.h.Step(l + ".rename"); err != nil {
 		return err
 	}
 	if err := r.root.Rename(name+tmpSuffix, name); err != nil {
 		return err
 	}
-	if err := r.h.step(l + ".sync"); err != nil {
+	if err := r.h.Step(l + ".sync"); err != nil {
 		return err
 	}
 	return r.syncDir(path.Dir(name))
 }
 
 func (r *Root) writeTmp(l Label, name string, data []byte, mode fs.FileMode) error {
-	if err := r.h.step(l); err != nil {
+	if err := r.h.Step(l); err != nil {
 		return err
 	}
 	f, err := r.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, mode)
@@ -128,7 +128,7 @@ func (r *Root) writeTmp(l Label, name string, data []byte, mode fs.FileMode) err
 
 // Create makes a new file, which must not exist, for reading and writing.
 func (r *Root) Create(l Label, name string, mode fs.FileMode) (*os.File, error) {
-	if err := r.h.step(l); err != nil {
+	if err := r.h.Step(l); err != nil {
 		return nil, err
 	}
 	return r.root.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, mode)
@@ -140,13 +140,13 @@ func (r *Root) Open(name string, flag int) (*os.File, error) { return r.root.Ope
 // Rename moves something within the root and puts the change on the disk. Its steps are the label and the label with
 // ".sync" appended.
 func (r *Root) Rename(l Label, from, to string) error {
-	if err := r.h.step(l); err != nil {
+	if err := r.h.Step(l); err != nil {
 		return err
 	}
 	if err := r.root.Rename(from, to); err != nil {
 		return err
 	}
-	if err := r.h.step(l + ".sync"); err != nil {
+	if err := r.h.Step(l + ".sync"); err != nil {
 		return err
 	}
 	if err := r.syncDir(path.Dir(to)); err != nil {
@@ -157,7 +157,7 @@ func (r *Root) Rename(l Label, from, to string) error {
 
 // SyncFS puts all changes to the file system that holds the root on the disk.
 func (r *Root) SyncFS(l Label) error {
-	if err := r.h.step(l); err != nil {
+	if err := r.h.Step(l); err != nil {
 		return err
 	}
 	d, err := r.root.Open(".")

@@ -29,4 +29,13 @@ var (
 
 	// ErrNotStaged: the volume has to be staged before this operation.
 	ErrNotStaged = errors.New("not staged")
+
+	// ErrForbidden: whoever uses the volume may not; the message says what to grant.
+	ErrForbidden = errors.New("permission denied")
+
+	// ErrNotReady: something else has to be there first; the message says what.
+	ErrNotReady = errors.New("not ready")
+
+	// ErrUnavailable: what is needed from elsewhere cannot be reached at the moment.
+	ErrUnavailable = errors.New("unavailable")
 )
