@@ -1,6 +1,7 @@
 package payload
 
 import (
+	"cmp"
 	"maps"
 	"math"
 	"slices"
@@ -24,7 +25,7 @@ func Build(v Volume) (Payload, error) {
 		}
 		p.GID = gid
 	}
-	b := builder{payload: p, defaultMode: v.DefaultMode, origin: map[string]origin{}}
+	b := builder{payload: p, defaultMode: v.DefaultMode, exact: v.Exact, origin: map[string]origin{}}
 	for i := range v.Sources {
 		if err := b.source(&v.Sources[i]); err != nil {
 			return Payload{}, err
@@ -45,12 +46,13 @@ type origin struct {
 type builder struct {
 	payload     Payload
 	defaultMode int32
+	exact       bool
 	origin      map[string]origin
 }
 
 func (b *builder) source(s *Source) error {
 	if s.Object != nil {
-		if err := b.object(s.Object, s.Items, s.Optional); err != nil {
+		if err := b.object(s); err != nil {
 			return err
 		}
 	}
@@ -60,47 +62,48 @@ func (b *builder) source(s *Source) error {
 		b.payload.Objects = append(b.payload.Objects, from)
 	}
 	for _, value := range s.Values {
-		if err := b.add(origin{object: from}, value.Path, value.Data, value.Mode, value.UID); err != nil {
+		if err := b.add(origin{object: from}, value.Path, value.Data, asked{mode: value.Mode, uid: value.UID}); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (b *builder) object(o *Object, items []Item, optional bool) error {
+func (b *builder) object(s *Source) error {
+	o, from := s.Object, asked{s.Mode, s.UID, s.GID}
 	if !o.Found {
-		if optional {
+		if s.Optional {
 			return nil
 		}
 		return &Error{Object: o.Version, Err: ErrObjectMissing}
 	}
 	b.payload.Objects = append(b.payload.Objects, o.Version)
-	if len(items) == 0 {
-		return b.whole(o)
+	if len(s.Items) == 0 {
+		return b.whole(o, from)
 	}
-	for _, item := range items {
+	for _, item := range s.Items {
 		data, ok := o.Data[item.Key]
 		if !ok {
 			data, ok = o.BinaryData[item.Key]
 		}
 		if !ok {
-			if optional {
+			if s.Optional {
 				continue
 			}
 			return &Error{Object: o.Version, Key: item.Key, Path: item.Path, Err: ErrKeyMissing}
 		}
-		if err := b.add(origin{o.Version, item.Key}, item.Path, data, item.Mode, nil); err != nil {
+		if err := b.add(origin{o.Version, item.Key}, item.Path, data, asked{item.Mode, item.UID, item.GID}.or(from)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (b *builder) whole(o *Object) error {
+func (b *builder) whole(o *Object, as asked) error {
 	for _, data := range []map[string]Content{o.Data, o.BinaryData} {
 		// Sorted, so that of several bad keys it is always the same that is reported.
 		for _, key := range slices.Sorted(maps.Keys(data)) {
-			if err := b.add(origin{o.Version, key}, key, data[key], nil, nil); err != nil {
+			if err := b.add(origin{o.Version, key}, key, data[key], as); err != nil {
 				return err
 			}
 		}
@@ -108,7 +111,18 @@ func (b *builder) whole(o *Object) error {
 	return nil
 }
 
-func (b *builder) add(from origin, path string, data Content, mode *int32, uid *int64) error {
+// asked is what a manifest asks of a file; nil is nothing.
+type asked struct {
+	mode     *int32
+	uid, gid *int64
+}
+
+// or fills in what is not asked for.
+func (a asked) or(b asked) asked {
+	return asked{cmp.Or(a.mode, b.mode), cmp.Or(a.uid, b.uid), cmp.Or(a.gid, b.gid)}
+}
+
+func (b *builder) add(from origin, path string, data Content, as asked) error {
 	refuse := func(err error) error {
 		return &Error{Object: from.object, Key: from.key, Path: path, Err: err}
 	}
@@ -116,18 +130,20 @@ func (b *builder) add(from origin, path string, data Content, mode *int32, uid *
 	if err != nil {
 		return refuse(err)
 	}
-	if mode == nil {
-		mode = &b.defaultMode
-	}
+	mode := cmp.Or(as.mode, &b.defaultMode)
 	if *mode&^modeMask != 0 {
 		return refuse(ErrMode)
 	}
 	f := File{Data: data, Mode: uint32(*mode), UID: -1, GID: b.payload.GID}
-	if f.GID >= 0 {
+	if as.gid != nil {
+		if f.GID, err = owner(*as.gid); err != nil {
+			return refuse(err)
+		}
+	} else if f.GID >= 0 && (as.mode == nil || !b.exact) {
 		f.Mode |= fsGroupRead
 	}
-	if uid != nil {
-		if f.UID, err = owner(*uid); err != nil {
+	if as.uid != nil {
+		if f.UID, err = owner(*as.uid); err != nil {
 			return refuse(err)
 		}
 	}

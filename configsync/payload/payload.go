@@ -58,10 +58,11 @@ type Object struct {
 	Annotations map[string]string
 }
 
-// Item chooses one key of an object and the path of its file. A nil Mode is the volume's default mode.
+// Item chooses one key of an object and the path of its file. A nil Mode is the source's, a nil UID or GID as well.
 type Item struct {
 	Key, Path string
 	Mode      *int32
+	UID, GID  *int64
 }
 
 // Value is a file whose content is known already: a field of the downward API, a token, a certificate. A nil Mode is
@@ -80,6 +81,10 @@ type Source struct {
 	Items  []Item
 	// Optional lets the object, and each key of Items, be absent.
 	Optional bool
+	// Mode is that of the object's files, the volume's default mode where it is nil; UID and GID own them, the superuser
+	// and the volume's FSGroup where they are nil.
+	Mode     *int32
+	UID, GID *int64
 
 	// Values are files of their own, and From is the object they were read from, if they were.
 	Values []Value
@@ -91,6 +96,8 @@ type Volume struct {
 	DefaultMode int32
 	// FSGroup is the pod's fsGroup: it owns all files and may read them (upstream adds 0440 to every file's mode).
 	FSGroup *int64
+	// Exact keeps the modes that sources and items ask for to the bit: the FSGroup then widens the default mode alone.
+	Exact bool
 	// Sources in the order of the manifest. Where two have a file of one path, the later one wins, as upstream.
 	Sources []Source
 }

@@ -28,7 +28,7 @@ type entry struct {
 	object    *payload.Object
 	immutable bool
 	synced    chan struct{} // closed with the first look
-	failure   error         // why the API server could not be asked, until it could
+	failure   error         // why the API server could not be asked, until it could again
 	// stop ends the watch; nil where there is none. Only the watch of this number may change the object.
 	stop    context.CancelFunc
 	watch   int
@@ -64,17 +64,27 @@ func (e *entry) hear(watch int) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if watch == e.watch {
-		e.heard = e.source.now()
+		e.heard, e.failure = e.source.now(), nil
 	}
 }
 
 func (e *entry) fail(watch int, err error) {
 	e.mu.Lock()
-	defer e.mu.Unlock()
+	var notify []func()
 	if watch == e.watch {
+		if denied(err) && !denied(e.failure) {
+			notify = slices.Collect(maps.Values(e.refs))
+		}
 		e.failure = err
 	}
+	e.mu.Unlock()
+	for _, call := range notify {
+		call()
+	}
 }
+
+// denied reports whether the answer was no for a reason that somebody has to mend, and not that there was none.
+func denied(err error) bool { return apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err) }
 
 // set takes over what the watch brought and tells those who refer to it, if it is another object or content.
 func (e *entry) set(watch int, o *payload.Object, immutable bool) {

@@ -28,33 +28,29 @@ func newReflector(client kubernetes.Interface, key Key, s *store) *cache.Reflect
 	core := client.CoreV1()
 	if key.Kind == payload.Secret {
 		api := core.Secrets(key.Namespace)
-		return reflect(client, key.String(), metav1.ObjectNameField+"="+fields.EscapeValue(key.Name), &corev1.Secret{}, s, s.failed,
+		return reflect(client, key.String(), metav1.ObjectNameField+"="+fields.EscapeValue(key.Name), &corev1.Secret{}, s, s.answered,
 			func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) { return api.List(ctx, o) }, api.Watch)
 	}
 	api := core.ConfigMaps(key.Namespace)
-	return reflect(client, key.String(), metav1.ObjectNameField+"="+fields.EscapeValue(key.Name), &corev1.ConfigMap{}, s, s.failed,
+	return reflect(client, key.String(), metav1.ObjectNameField+"="+fields.EscapeValue(key.Name), &corev1.ConfigMap{}, s, s.answered,
 		func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) { return api.List(ctx, o) }, api.Watch)
 }
 
 // reflect returns a reflector of what the field selector selects.
-func reflect(client kubernetes.Interface, name, selector string, kind runtime.Object, s cache.ReflectorStore, failed func(error),
+func reflect(client kubernetes.Interface, name, selector string, kind runtime.Object, s cache.ReflectorStore, answered func(error),
 	list func(context.Context, metav1.ListOptions) (runtime.Object, error),
 	open func(context.Context, metav1.ListOptions) (watch.Interface, error)) *cache.Reflector {
 	lw := &cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 			o.FieldSelector = selector
 			l, err := list(ctx, o)
-			if err != nil {
-				failed(err)
-			}
+			answered(err)
 			return l, err
 		},
 		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
 			o.FieldSelector = selector
 			w, err := open(ctx, o)
-			if err != nil {
-				failed(err)
-			}
+			answered(err)
 			return w, err
 		},
 	}
@@ -74,6 +70,15 @@ var (
 	_ cache.ReflectorStore         = (*store)(nil)
 	_ cache.ReflectorBookmarkStore = (*store)(nil)
 )
+
+// answered is called with the outcome of every list and of every opening of a watch.
+func (s *store) answered(err error) {
+	if err != nil {
+		s.failed(err)
+		return
+	}
+	s.heard()
+}
 
 // Add is called when the object appears.
 func (s *store) Add(o any) error {

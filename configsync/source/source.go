@@ -64,8 +64,8 @@ func (s *Source) Close() {
 }
 
 // Acquire refers to an object and opens its watch, unless somebody did already. notify is called after every change of
-// the object's content or existence, from the watch's goroutine: it must return at once. It is not called after
-// Release has returned, but may run at that moment.
+// the object's content or existence, and when it may no longer be read (see Failure), from the watch's goroutine: it must
+// return at once. It is not called after Release has returned, but may run at that moment.
 func (s *Source) Acquire(key Key, notify func()) *Ref {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -145,6 +145,14 @@ func (r *Ref) Last() *payload.Object {
 	r.entry.mu.Lock()
 	defer r.entry.mu.Unlock()
 	return r.entry.object
+}
+
+// Failure says why the API server's last answer was no, nil where it was yes: while it is not nil, the object is not
+// followed.
+func (r *Ref) Failure() error {
+	r.entry.mu.Lock()
+	defer r.entry.mu.Unlock()
+	return r.entry.failure
 }
 
 // Release gives the reference up; the last one ends the watch. Releasing twice does nothing.
