@@ -76,6 +76,8 @@ func (l Layout) sockets() []string {
 		filepath.Join(l.KubeletDir(), "pod-resources", "kubelet.sock"),
 		filepath.Join(l.KubeletDir(), "plugins", "local.csi.orlop.io", "csi.sock"),
 		filepath.Join(l.KubeletDir(), "plugins_registry", "local.csi.orlop.io-reg.sock"),
+		filepath.Join(l.KubeletDir(), "plugins", "config.csi.orlop.io", "csi.sock"),
+		filepath.Join(l.KubeletDir(), "plugins_registry", "config.csi.orlop.io-reg.sock"),
 	}
 }
 

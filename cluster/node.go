@@ -180,7 +180,8 @@ func (c *Cluster) storageNode() supervisor.Spec {
 	return supervisor.Spec{
 		Name: compStorageNode, Path: c.bin("orlop-storage"), Netns: c.net.Netns,
 		Args: []string{"node", "--node-name=" + c.Node, "--kubelet-dir=" + c.KubeletDir(), "--pool=" + c.poolDir(),
-			"--cluster-id=" + c.state.ID, "--kubeconfig=" + c.kubeconfigOf("storage-node"), "--http-socket=" + socket},
+			"--cluster-id=" + c.state.ID, "--kubeconfig=" + c.kubeconfigOf("storage-node"), "--http-socket=" + socket,
+			"--run-dir=" + c.runtimeState()},
 		Env:   []string{"PATH=" + systemPath},
 		After: []string{compAPIServer}, Gate: c.permitted,
 		Ready: unixHTTP(socket, "/readyz"),

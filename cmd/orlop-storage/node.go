@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"k8s.io/klog/v2"
 
+	"github.com/orlop-io/orlop/csi/config"
 	"github.com/orlop-io/orlop/csi/driver"
 	"github.com/orlop-io/orlop/csi/host"
 	"github.com/orlop-io/orlop/csi/local"
@@ -48,6 +49,10 @@ type Node struct {
 	HTTPSocket string
 	// Kubeconfig of the node's storage; empty runs the CSI driver alone.
 	Kubeconfig string
+	// ConfigVolumes serves configuration volumes too, where there is a Kubeconfig.
+	ConfigVolumes bool
+	// RunDir keeps what is worth nothing after a restart of the machine; empty for one in /run.
+	RunDir string
 	// Host makes the system calls; nil for an ordinary one.
 	Host *host.Host
 }
@@ -65,6 +70,9 @@ StorageClass chooses how its volumes are kept with the parameter "backend":
   loop  an ext4 file system in an image file; the size of the claim is enforced (the default)
   dir   a plain directory; the size of the claim is not enforced
 
+With --kubeconfig it also serves ` + config.DriverName + `: inline volumes that show ConfigMaps and Secrets
+and follow them. It reads these with the tokens of the pods' own ServiceAccounts.
+
 It needs root, and mkfs.ext4 (package e2fsprogs) for loop. Stopping it, even with kill -9, leaves
 the pods and their mounts alone; started again it takes up where it was.`,
 		Example: `  orlop-storage node --node-name node1 --pool /var/lib/orlop/pools/local --cluster-id my-cluster`,
@@ -72,6 +80,9 @@ the pods and their mounts alone; started again it takes up where it was.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if !cmd.Flags().Changed("registration-dir") {
 				n.RegistrationDir = filepath.Join(n.KubeletDir, "plugins_registry")
+			}
+			if n.Kubeconfig == "" && cmd.Flags().Changed("config-volumes") && n.ConfigVolumes {
+				return errors.New("--config-volumes needs --kubeconfig, which says where the API server is")
 			}
 			return n.Run(cmd.Context())
 		},
@@ -86,8 +97,11 @@ the pods and their mounts alone; started again it takes up where it was.`,
 	f.StringVar(&n.RegistrationDir, "registration-dir", "", "directory where the kubelet looks for drivers; give an "+
 		"empty one to not register (default <kubelet-dir>/plugins_registry)")
 	f.StringVar(&n.HTTPSocket, "http-socket", "", "path of a Unix socket to serve /readyz and /metrics on; none when empty")
-	f.StringVar(&n.Kubeconfig, "kubeconfig", "", "kubeconfig file for provisioning this node's volumes; when empty, "+
-		"only the CSI driver runs")
+	f.StringVar(&n.Kubeconfig, "kubeconfig", "", "kubeconfig file for provisioning this node's volumes and for finding the "+
+		"API server; when empty, only the CSI driver of local volumes runs")
+	f.BoolVar(&n.ConfigVolumes, "config-volumes", true, "serve configuration volumes ("+config.DriverName+") when there is a kubeconfig")
+	f.StringVar(&n.RunDir, "run-dir", "", "directory for what is worth nothing after a reboot; a tmpfs is mounted in it "+
+		"(default /run/orlop-storage/<cluster-id>)")
 	addLogFlags(cmd)
 	return cmd
 }
@@ -128,6 +142,12 @@ func (n *Node) validate() error {
 	if n.RegistrationDir != "" {
 		sockets = append(sockets, struct{ flag, path string }{"registration-dir", n.registrar(nil).Socket()})
 	}
+	if n.configServed() {
+		sockets = append(sockets, struct{ flag, path string }{"kubelet-dir", n.configSocket()})
+		if n.RegistrationDir != "" {
+			sockets = append(sockets, struct{ flag, path string }{"registration-dir", n.configRegistrar(nil).Socket()})
+		}
+	}
 	for _, s := range sockets {
 		if err := host.CheckSocketPath(s.path); err != nil {
 			errs = append(errs, fmt.Errorf("--%s: %w", s.flag, err))
@@ -151,6 +171,9 @@ func (n *Node) registrar(listen func(string) (net.Listener, error)) *registratio
 func (n *Node) Run(ctx context.Context) (err error) {
 	if err := n.validate(); err != nil {
 		return err
+	}
+	if n.RunDir == "" {
+		n.RunDir = filepath.Join("/run/orlop-storage", n.ClusterID)
 	}
 	h := n.Host
 	if h == nil {
@@ -199,6 +222,12 @@ func (n *Node) Run(ctx context.Context) (err error) {
 		group.Go(func() error { return registrar.Run(ctx) })
 		csiReady := ready
 		ready = func() error { return errors.Join(csiReady(), registrar.Ready()) }
+	}
+	if n.configServed() {
+		volumes := &configVolumes{node: n, host: h, registrar: n.configRegistrar(h.ListenUnix)}
+		group.Go(func() error { return volumes.run(ctx, metrics) })
+		localReady := ready
+		ready = func() error { return errors.Join(localReady(), volumes.ready()) }
 	}
 	if n.HTTPSocket != "" {
 		group.Go(func() error { return serveHTTP(ctx, h, n.HTTPSocket, registry, ready) })
