@@ -39,6 +39,8 @@ type object struct {
 	// ref is nil where the API server has refused the object, for the reason in denied.
 	ref    *source.Ref
 	denied error
+	// looking: what is known may be outdated, and the API server is being asked.
+	looking bool
 	// sum is the hash of the version.
 	sum     string
 	version payload.Version
@@ -71,6 +73,14 @@ func (o *objects) follow(id identity, wanted map[source.Key]demand) {
 			e = &object{users: map[identity]bool{}}
 			o.entries[key] = e
 			o.acquire(key, e)
+		} else if !e.users[id] && e.ref != nil {
+			// An immutable one is not watched. The pods of whoever is new were made with what is there now, and that is to
+			// be the baseline.
+			if last := e.ref.Last(); last != nil && last.Immutable {
+				former := e.ref
+				o.acquire(key, e)
+				former.Release()
+			}
 		}
 		e.users[id] = true
 	}
@@ -84,7 +94,7 @@ func (o *objects) follow(id identity, wanted map[source.Key]demand) {
 // acquire begins to read an object. o.mu is held.
 func (o *objects) acquire(key source.Key, e *object) {
 	ref := o.source.Acquire(key, func() { o.news(key) })
-	e.ref = ref
+	e.ref, e.looking = ref, true
 	o.wg.Go(func() { o.first(key, e, ref) })
 }
 
@@ -95,7 +105,11 @@ func (o *objects) first(key source.Key, e *object, ref *source.Ref) {
 		ctx, cancel := context.WithTimeout(o.ctx, firstLook)
 		_, err := ref.Get(ctx)
 		cancel()
-		if err == nil || errors.Is(err, source.ErrClosed) {
+		if err == nil {
+			o.looked(key, e, ref)
+			return
+		}
+		if errors.Is(err, source.ErrClosed) {
 			return
 		}
 		if apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err) {
@@ -110,6 +124,15 @@ func (o *objects) current(e *object, ref *source.Ref) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return e.ref == ref && len(e.users) > 0
+}
+
+func (o *objects) looked(key source.Key, e *object, ref *source.Ref) {
+	o.mu.Lock()
+	if e.ref == ref {
+		e.looking = false
+	}
+	o.mu.Unlock()
+	o.news(key)
 }
 
 func (o *objects) deny(key source.Key, e *object, ref *source.Ref, err error) {
@@ -149,7 +172,7 @@ func (o *objects) look(key source.Key) sighting {
 		return sighting{denied: e.denied}
 	}
 	last := e.ref.Last()
-	if last == nil {
+	if last == nil || e.looking {
 		return sighting{denied: e.denied} // Still denied while it is asked for again.
 	}
 	if e.sum == "" || e.version != last.Version || !last.Found {

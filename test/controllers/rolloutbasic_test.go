@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/orlop-io/orlop/configsync/rollout"
 )
@@ -116,6 +117,29 @@ func TestRolloutAbsent(t *testing.T) {
 	w.rolled("d", 1)
 	w.set("configmap/needed", "2")
 	w.rolled("d", 2)
+}
+
+// TestRolloutImmutable: an immutable object that was made anew with other content rolls.
+func TestRolloutImmutable(t *testing.T) {
+	w := newRolloutWorld(t)
+	frozen := func(value string) {
+		t.Helper()
+		w.set("configmap/c", value)
+		patch := []byte(`{"immutable":true}`)
+		_, err := w.client.CoreV1().ConfigMaps(w.ns).Patch(t.Context(), "c", types.MergePatchType, patch, metav1.PatchOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	frozen("1")
+	w.deploy("d", uses("configmap/c"), rollout.AnnotationRollout, rolloutOn)
+	w.follows("d", "ConfigMap/c")
+	w.remove("configmap/c")
+	frozen("2")
+	// Immutable objects have no watch. Somebody else who follows it has it looked at, as the minutely round does.
+	w.deploy("another", uses("configmap/c"), rollout.AnnotationRollout, rolloutOn)
+	w.rolled("d", 1)
+	w.rolled("another", 0)
 }
 
 // TestRolloutUndo: a rollback brings the baseline of old back, which is not believed; nor is one that was copied.
