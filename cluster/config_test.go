@@ -119,7 +119,8 @@ func TestContainerdConfig(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, want := range []string{c.ContainerdSocket(), c.containerdDir(), c.runtimeState(), c.cniConfDir(), c.bin("cni")} {
+		for _, want := range []string{c.ContainerdSocket(), c.containerdDir(), c.runtimeState(), c.cniConfDir(), c.bin("cni"),
+			c.registryDir()} {
 			if !strings.Contains(string(data), `"`+want+`"`) {
 				t.Errorf("%s is not in the configuration", want)
 			}

@@ -54,6 +54,10 @@ func (l Layout) cniConfDir() string    { return filepath.Join(l.nodeDir(), "cni"
 func (l Layout) ipamDir() string       { return filepath.Join(l.nodeDir(), "ipam") }
 func (l Layout) containerdDir() string { return filepath.Join(l.nodeDir(), "containerd") }
 
+// registryDir has what the user says of registries, a directory each (containerd's "hosts" configuration). It is the
+// user's: nothing here writes it, and a purge leaves it.
+func (l Layout) registryDir() string { return l.data("certs.d") }
+
 // runtimeState is what describes running containers, their sockets included: worth nothing after a reboot, which
 // empties /run, and short enough for a socket's path wherever the data directory is.
 func (l Layout) runtimeState() string { return filepath.Join("/run/orlop", l.ID) }

@@ -29,6 +29,7 @@ func (c *Cluster) containerdConfig() ([]byte, error) {
 		"Root": c.containerdDir(), "State": c.runtimeState(), "Socket": c.ContainerdSocket(),
 		"PauseImage": pause, "BinDir": c.BinDir, "CNIBinDir": c.bin("cni"), "CNIConfDir": c.cniConfDir(),
 		"RestrictOOM": c.facts.RestrictOOM, "SystemdCgroup": false, "CgroupPath": "",
+		"RegistryDir": c.registryDir(),
 	})
 	return b.Bytes(), err
 }
