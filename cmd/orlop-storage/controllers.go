@@ -42,6 +42,8 @@ type Controllers struct {
 	Workers int
 	// Rollouts is how workloads are rolled when their configuration changes.
 	Rollouts Rollouts
+	// Versions is how unused versions of configuration are collected.
+	Versions Versions
 	// Host makes the system calls; nil for an ordinary one.
 	Host *host.Host
 }
@@ -53,7 +55,8 @@ func newControllersCommand() *cobra.Command {
 		Short: "Bind claims to volumes and roll workloads, for the whole cluster",
 		Long: `Bind PersistentVolumeClaims to PersistentVolumes, carry out the reclaim policy of volumes whose
 claim is gone, and choose a node for claims that do not wait for a pod. Roll workloads
-that ask for it when a ConfigMap or Secret that they use changes.
+that ask for it when a ConfigMap or Secret that they use changes. Delete immutable ConfigMaps
+and Secrets that ask for it once nothing refers to them.
 
 This takes the place of two controllers of kube-controller-manager, which must be off:
   --controllers=*,-persistentvolume-binder-controller,-persistentvolume-expander-controller
@@ -70,6 +73,7 @@ Several replicas may run: one works, the others wait until it stops.`,
 	f.StringVar(&c.LeaderElectNamespace, "leader-elect-namespace", systemNamespace, "namespace of the lease")
 	f.IntVar(&c.Workers, "workers", 16, "how many claims, and volumes, are worked on at a time")
 	c.Rollouts.addFlags(f)
+	c.Versions.addFlags(f)
 	addLogFlags(cmd)
 	return cmd
 }
@@ -119,9 +123,14 @@ func (c *Controllers) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	versions, err := c.Versions.controller(config, client, recorder)
+	if err != nil {
+		return err
+	}
 	work := func(ctx context.Context) error {
 		group, ctx := errgroup.WithContext(ctx)
 		group.Go(func() error { return rollouts(ctx) })
+		group.Go(func() error { return versions(ctx) })
 		group.Go(func() error { return pv.Run(ctx, c.Workers) })
 		group.Go(func() error { return leader.Run(ctx) })
 		return group.Wait()

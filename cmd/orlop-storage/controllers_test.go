@@ -88,7 +88,8 @@ func TestControllersTakeTurns(t *testing.T) {
 	env := apienv.Start(t)
 	base := filepath.Join("..", "..", "deploy", "base")
 	err := env.Apply(t.Context(), filepath.Join(base, "namespace.yaml"), filepath.Join(base, "controllers-rbac.yaml"),
-		filepath.Join(base, "provisioner-rbac.yaml"), filepath.Join(base, "rollouts-rbac.yaml"))
+		filepath.Join(base, "provisioner-rbac.yaml"), filepath.Join(base, "rollouts-rbac.yaml"),
+		filepath.Join(base, "versions-rbac.yaml"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -198,6 +199,7 @@ func TestControllersRefuse(t *testing.T) {
 		{"no kubeconfig outside of a pod", "--kubeconfig is needed", nil},
 		{"no workers", "--workers is 0", []string{"--workers", "0"}},
 		{"a window in the past", "the window is -1s", []string{"--kubeconfig", kubeconfig, "--rollout-window", "-1s"}},
+		{"no time to be unused", "--collect-after is 0s", []string{"--kubeconfig", kubeconfig, "--collect-after", "0"}},
 		{"less than no rollouts", "the most rollouts at a time are -1", []string{"--kubeconfig", kubeconfig, "--max-rollouts", "-1"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
