@@ -21,6 +21,8 @@ const (
 	InlineName      = "name"
 	InlineNamespace = "namespace"
 	InlineOptional  = "optional"
+	// InlineSources is, in the place of the others, a list in YAML or JSON of objects with fields of these names.
+	InlineSources = "sources"
 )
 
 // Use is a set of ways in which a pod uses an object.

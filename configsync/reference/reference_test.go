@@ -114,6 +114,14 @@ func TestOf(t *testing.T) {
 		{"inline volume of another namespace", inline(map[string]string{
 			InlineKind: "secret", InlineName: "b", InlineNamespace: "shared", InlineOptional: "true"}),
 			[]Reference{{source.Key{Kind: payload.Secret, Namespace: "shared", Name: "b"}, Volume, true}}},
+		{"inline volume of several", inline(map[string]string{InlineSources: `
+- {kind: ConfigMap, name: a, optional: true, items: [{key: k, mode: 0400}]}
+- {kind: Secret, name: b, namespace: shared, optional: "true"}
+- {kind: Node, name: c}`}),
+			[]Reference{{configMap("a"), Volume, true}, {source.Key{Kind: payload.Secret, Namespace: "shared", Name: "b"}, Volume, false}}},
+		{"inline volume of several, in JSON", inline(map[string]string{InlineSources: `[{"kind":"Secret","name":"b"}]`}),
+			[]Reference{{secret("b"), Volume, false}}},
+		{"inline volume of a list that is none", inline(map[string]string{InlineSources: "kind: ConfigMap"}), nil},
 		{"inline volume of no kind", inline(map[string]string{InlineName: "a"}), nil},
 		{"inline volume of no name", inline(map[string]string{InlineKind: "ConfigMap"}), nil},
 		{"another driver with the same attributes", with(corev1.VolumeSource{CSI: &corev1.CSIVolumeSource{

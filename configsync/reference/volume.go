@@ -4,6 +4,7 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/yaml"
 
 	"github.com/orlop-io/orlop/configsync/payload"
 	"github.com/orlop-io/orlop/configsync/source"
@@ -32,26 +33,52 @@ func (c *collector) volume(v *corev1.Volume) {
 			}
 		}
 	case v.CSI != nil && v.CSI.Driver == InlineDriver:
-		show(c.inline(v.CSI.VolumeAttributes))
+		for _, o := range inlineObjects(v.CSI.VolumeAttributes) {
+			show(c.inline(o))
+		}
 	}
 	c.credentials(&v.VolumeSource)
 }
 
-// inline notes what an inline volume of our own shows. Attributes that the driver will refuse refer to nothing.
-func (c *collector) inline(attributes map[string]string) *Reference {
-	key := source.Key{Namespace: c.namespace, Name: attributes[InlineName]}
-	if other := attributes[InlineNamespace]; other != "" {
-		key.Namespace = other
+// inlineObject is one object of an inline volume, as attributes or an element of their list name it.
+type inlineObject struct {
+	Kind      string `json:"kind"`
+	Name      string `json:"name"`
+	Namespace string `json:"namespace"`
+	Optional  any    `json:"optional"` // anything but true is a reference that must hold
+}
+
+// inlineObjects returns what the attributes name. A list that the driver will not understand names nothing.
+func inlineObjects(attributes map[string]string) []inlineObject {
+	text, several := attributes[InlineSources]
+	if !several {
+		return []inlineObject{{
+			Kind: attributes[InlineKind], Name: attributes[InlineName], Namespace: attributes[InlineNamespace],
+			Optional: attributes[InlineOptional] == "true",
+		}}
 	}
-	switch kind := attributes[InlineKind]; {
-	case strings.EqualFold(kind, string(payload.ConfigMap)):
+	var objects []inlineObject
+	if err := yaml.Unmarshal([]byte(text), &objects); err != nil {
+		return nil
+	}
+	return objects
+}
+
+// inline notes an object that an inline volume of our own shows. One that the driver will refuse is no reference.
+func (c *collector) inline(o inlineObject) *Reference {
+	key := source.Key{Namespace: c.namespace, Name: o.Name}
+	if o.Namespace != "" {
+		key.Namespace = o.Namespace
+	}
+	switch {
+	case strings.EqualFold(o.Kind, string(payload.ConfigMap)):
 		key.Kind = payload.ConfigMap
-	case strings.EqualFold(kind, string(payload.Secret)):
+	case strings.EqualFold(o.Kind, string(payload.Secret)):
 		key.Kind = payload.Secret
 	default:
 		return nil
 	}
-	return c.add(key, Volume, attributes[InlineOptional] == "true")
+	return c.add(key, Volume, o.Optional == true)
 }
 
 // credentials notes the Secret that a driver reads to mount the volume. These are all the types of volumes with such a
