@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 	v1 "k8s.io/api/core/v1"
@@ -32,9 +33,15 @@ import (
 	"github.com/orlop-io/orlop/configsync/nodump"
 )
 
+// Node is what the kubelet was told of its node.
+type Node struct {
+	// RuntimeEndpoint is the container runtime's gRPC endpoint, IP the node's address, empty where it is found out.
+	RuntimeEndpoint, IP string
+}
+
 // Plugins maps upstream's volume plugins to those the kubelet runs with. Two of one name, or two that support one
 // volume, make the kubelet refuse the volume.
-type Plugins func([]volume.VolumePlugin) []volume.VolumePlugin
+type Plugins func(Node, []volume.VolumePlugin) []volume.VolumePlugin
 
 // PodFollower is a volume plugin that is told of the node's pods, of which the kubelet has a watch anyway.
 type PodFollower interface {
@@ -90,7 +97,10 @@ func run(ctx context.Context, flags *options.KubeletFlags, plugins Plugins) erro
 		return fmt.Errorf("kubelet dependencies: %w", err)
 	}
 	if plugins != nil {
-		deps.VolumePlugins = plugins(deps.VolumePlugins)
+		// Of a dual-stack node's two, the first is its main one.
+		ip, _, _ := strings.Cut(server.NodeIP, ",")
+		node := Node{RuntimeEndpoint: server.ContainerRuntimeEndpoint, IP: ip}
+		deps.VolumePlugins = plugins(node, deps.VolumePlugins)
 		deps.Options = append(deps.Options, func(k *kubelet.Kubelet) { followPods(k, deps.VolumePlugins) })
 	}
 	utilfeature.DefaultMutableFeatureGate.AddMetrics()

@@ -48,11 +48,14 @@ type job struct {
 // manager knows the configuration volumes that are set up and writes them when their objects change.
 type manager struct {
 	once   sync.Once
+	config Config
 	host   volume.VolumeHost
 	source *source.Source
 	pods   *pods
 	queue  workqueue.TypedRateLimitingInterface[job]
 	wg     sync.WaitGroup
+	// actions is nil where changes are not acted on.
+	actions *actions
 
 	notices notices
 	// writer are options of every volume's writer; a test sets a clock and faults.
@@ -62,8 +65,8 @@ type manager struct {
 	mounts map[key]*mount
 }
 
-func newManager() *manager {
-	return &manager{pods: newPods(), mounts: map[key]*mount{}}
+func newManager(config Config) *manager {
+	return &manager{config: config, pods: newPods(), mounts: map[key]*mount{}}
 }
 
 // start begins to serve, with the first plugin that is initialised. The workers live as long as the kubelet.
@@ -74,6 +77,7 @@ func (m *manager) start(host volume.VolumeHost) {
 		if client == nil {
 			return
 		}
+		m.actions = newActions(host, m.config)
 		m.source = source.New(client)
 		m.queue = workqueue.NewTypedRateLimitingQueue(
 			workqueue.NewTypedItemExponentialFailureRateLimiter[job](100*time.Millisecond, 10*time.Second))
@@ -87,6 +91,7 @@ func (m *manager) start(host volume.VolumeHost) {
 func (m *manager) stop() {
 	m.queue.ShutDown()
 	m.wg.Wait()
+	m.actions.stop()
 	m.source.Close()
 }
 

@@ -16,6 +16,7 @@ import (
 	"k8s.io/kubernetes/pkg/volume"
 	volumeutil "k8s.io/kubernetes/pkg/volume/util"
 
+	"github.com/orlop-io/orlop/configsync/action"
 	"github.com/orlop-io/orlop/configsync/payload"
 	"github.com/orlop-io/orlop/configsync/source"
 	"github.com/orlop-io/orlop/configsync/writer"
@@ -38,6 +39,9 @@ type mount struct {
 	warned  string           // what the last event said
 	shown   *payload.Payload // what files mounted with subPath are to hold, if they follow
 	removed map[string]bool  // of those, the ones whose key is gone, by container and index
+
+	onChange *action.Spec    // what the pod wants done on a change, nil for nothing
+	tracker  *action.Tracker // nil where changes of this volume are not acted on
 }
 
 func newMount(m *manager, k key) *mount {
@@ -54,6 +58,7 @@ func (mt *mount) setUp(ctx context.Context, r request) error {
 	}
 	if mt.request.dir != r.dir {
 		mt.writer = nil
+		mt.untrack()
 	}
 	mt.request = r
 	mt.subscribe()
@@ -114,6 +119,9 @@ func (mt *mount) keepEarlier(err error) error {
 		return errors.Join(err, deviceErr)
 	}
 	mt.good = true
+	// The earlier process may have been killed before it acted on its last change.
+	mt.track()
+	mt.report()
 	mt.warn(err)
 	klog.ErrorS(err, "Configuration volume keeps the files from before the restart", "pod", klog.KObj(mt.request.pod), "volume", mt.key.volume)
 	return nil
@@ -131,6 +139,7 @@ func (mt *mount) undo(err error) error {
 func (mt *mount) write(p payload.Payload) error {
 	mt.open()
 	first := !mt.good
+	mt.track()
 	changed, err := mt.writer.Write(p)
 	if err != nil {
 		return err
@@ -144,6 +153,7 @@ func (mt *mount) write(p payload.Payload) error {
 		return err
 	}
 	mt.warned = ""
+	mt.report()
 	return nil
 }
 
@@ -238,6 +248,7 @@ func (mt *mount) close() {
 	mt.mu.Lock()
 	defer mt.mu.Unlock()
 	mt.closed = true
+	mt.untrack()
 	for _, ref := range mt.refs {
 		ref.Release()
 	}

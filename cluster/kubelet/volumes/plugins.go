@@ -26,9 +26,17 @@ var media = map[string]v1.StorageMedium{
 	"kubernetes.io/downward-api": v1.StorageMediumMemory,
 }
 
+// Config is what the plugins need to know of the node.
+type Config struct {
+	// RuntimeEndpoint is the container runtime's gRPC endpoint. Where it is empty, changes are not acted on.
+	RuntimeEndpoint string
+	// NodeIP is the node's address, for requests to pods in the node's own network.
+	NodeIP string
+}
+
 // Replace returns the plugins with those of configuration volumes replaced. It is called once, before the kubelet runs.
-func Replace(plugins []volume.VolumePlugin) []volume.VolumePlugin {
-	m := newManager()
+func Replace(config Config, plugins []volume.VolumePlugin) []volume.VolumePlugin {
+	m := newManager(config)
 	replaced := make([]volume.VolumePlugin, len(plugins))
 	for i, p := range plugins {
 		if _, ours := media[p.GetPluginName()]; ours {
@@ -118,5 +126,6 @@ func (u *unmounter) TearDown() error { return u.TearDownAt(u.GetPath()) }
 // TearDownAt is TearDown in another directory.
 func (u *unmounter) TearDownAt(dir string) error {
 	u.manager.remove(u.key)
+	u.manager.actions.forget(u.key.pod)
 	return u.Unmounter.TearDownAt(dir)
 }

@@ -103,7 +103,7 @@ func newHostOn(t *testing.T, root string, client kubernetes.Interface, pod *v1.P
 	h := &testHost{t: t, plugins: map[string]volume.VolumePlugin{}, pod: pod}
 	plugins := upstreamPlugins()
 	if replaced {
-		plugins = Replace(plugins)
+		plugins = Replace(Config{}, plugins)
 	}
 	h.host = volumetest.NewFakeKubeletVolumeHost(t, root, client, plugins)
 	for _, p := range plugins {
@@ -418,7 +418,7 @@ func TestRestart(t *testing.T) {
 
 func TestReplaceKeepsOthers(t *testing.T) {
 	before := upstreamPlugins()
-	after := Replace(before)
+	after := Replace(Config{}, before)
 	if len(after) != len(before) {
 		t.Fatalf("%d plugins became %d", len(before), len(after))
 	}
