@@ -60,6 +60,11 @@ func (c *Cluster) kubelet() supervisor.Spec {
 		"--hostname-override="+c.Node, "--node-ip="+c.net.NodeIP.String(),
 		fmt.Sprintf("--orlop-config-volumes=%t", c.liveConfig()),
 	)
+	if c.liveConfig() {
+		// Configuration is as late as a connection that silently died is found out. client-go asks one that brought nothing
+		// for 30 s and gives it 15 s for an answer, which is meant for large clusters.
+		s.Env = []string{"HTTP2_READ_IDLE_TIMEOUT_SECONDS=5", "HTTP2_PING_TIMEOUT_SECONDS=5"}
+	}
 	s.After = []string{compContainerd}
 	// The API server serves a second before it is ready: what it still has to do, above all upstream's roles, is of no
 	// concern to a kubelet, which the Node authorizer permits.

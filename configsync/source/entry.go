@@ -42,7 +42,7 @@ func (e *entry) start() {
 	e.watch++
 	e.stop, e.heard = cancel, e.source.now()
 	number := e.watch
-	reflector := newReflector(e.source.client, e.key, &store{
+	reflector := newReflector(e.source.client, e.source.gate, e.key, &store{
 		heard:  func() { e.hear(number) },
 		failed: func(err error) { e.fail(number, err) },
 		set:    func(o *payload.Object, immutable bool) { e.set(number, o, immutable) },

@@ -24,34 +24,42 @@ func backoff() *wait.Backoff {
 }
 
 // newReflector returns what lists and watches the object into the store.
-func newReflector(client kubernetes.Interface, key Key, s *store) *cache.Reflector {
+func newReflector(client kubernetes.Interface, g *gate, key Key, s *store) *cache.Reflector {
 	core := client.CoreV1()
 	if key.Kind == payload.Secret {
 		api := core.Secrets(key.Namespace)
-		return reflect(client, key.String(), metav1.ObjectNameField+"="+fields.EscapeValue(key.Name), &corev1.Secret{}, s, s.answered,
+		return reflect(client, g, key.String(), metav1.ObjectNameField+"="+fields.EscapeValue(key.Name), &corev1.Secret{}, s, s.answered,
 			func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) { return api.List(ctx, o) }, api.Watch)
 	}
 	api := core.ConfigMaps(key.Namespace)
-	return reflect(client, key.String(), metav1.ObjectNameField+"="+fields.EscapeValue(key.Name), &corev1.ConfigMap{}, s, s.answered,
+	return reflect(client, g, key.String(), metav1.ObjectNameField+"="+fields.EscapeValue(key.Name), &corev1.ConfigMap{}, s, s.answered,
 		func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) { return api.List(ctx, o) }, api.Watch)
 }
 
 // reflect returns a reflector of what the field selector selects.
-func reflect(client kubernetes.Interface, name, selector string, kind runtime.Object, s cache.ReflectorStore, answered func(error),
+func reflect(client kubernetes.Interface, g *gate, name, selector string, kind runtime.Object, s cache.ReflectorStore,
+	answered func(error),
 	list func(context.Context, metav1.ListOptions) (runtime.Object, error),
 	open func(context.Context, metav1.ListOptions) (watch.Interface, error)) *cache.Reflector {
 	lw := &cache.ListWatch{
-		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (l runtime.Object, err error) {
 			o.FieldSelector = selector
-			l, err := list(ctx, o)
+			end, err := g.do(ctx, func(ctx context.Context) (err error) { l, err = list(ctx, o); return err })
 			answered(err)
-			return l, err
+			if err != nil {
+				return nil, err
+			}
+			end()
+			return l, nil
 		},
-		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (w watch.Interface, err error) {
 			o.FieldSelector = selector
-			w, err := open(ctx, o)
+			end, err := g.do(ctx, func(ctx context.Context) (err error) { w, err = open(ctx, o); return err })
 			answered(err)
-			return w, err
+			if err != nil {
+				return nil, err
+			}
+			return &endedWatch{w, end}, nil
 		},
 	}
 	return cache.NewReflectorWithOptions(cache.ToListWatcherWithWatchListSemantics(lw, client), kind, s,

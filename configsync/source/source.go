@@ -34,6 +34,7 @@ func (k Key) String() string { return fmt.Sprintf("%s %s/%s", k.Kind, k.Namespac
 // Source holds the objects that are referred to. Its methods may be called from several goroutines.
 type Source struct {
 	client kubernetes.Interface
+	gate   *gate
 	// annotations are the names of those that are kept of each object.
 	annotations []string
 	now         func() time.Time
@@ -51,7 +52,9 @@ type Source struct {
 // read before the first Acquire.
 func New(client kubernetes.Interface, annotations ...string) *Source {
 	ctx, cancel := context.WithCancel(context.Background())
-	return &Source{client: client, annotations: annotations, now: time.Now, ctx: ctx, cancel: cancel, entries: map[Key]*entry{}}
+	s := &Source{client: client, annotations: annotations, now: time.Now, ctx: ctx, cancel: cancel, entries: map[Key]*entry{}}
+	s.gate = &gate{client: client, run: func(f func(context.Context)) { s.wg.Go(func() { f(ctx) }) }}
+	return s
 }
 
 // Close ends all watches and waits for them. References can still be released, and return what they last knew.
