@@ -72,6 +72,15 @@ func TestBuild(t *testing.T) {
 		{"#2630: a value has its owner, and fsGroup widens 0600 to 0640", Volume{DefaultMode: 0o644, FSGroup: ptr(int64(5)),
 			Sources: []Source{{Values: []Value{{Path: "token", Data: Content("t"), Mode: ptr(int32(0o600)), UID: ptr(int64(1000))}}}}},
 			[]string{"token=t 0640 1000:5"}},
+		{"#57923: exact modes stay, the default is widened", Volume{DefaultMode: 0o600, Exact: true, FSGroup: ptr(int64(5)), Sources: []Source{
+			{Object: secret("a", "1", "b", "2"), Items: []Item{{Key: "a", Path: "a", Mode: ptr(int32(0o400))}, {Key: "b", Path: "b"}}},
+			{Object: secret("c", "3"), Mode: ptr(int32(0o600))}}},
+			[]string{"a=1 0400 -1:5", "b=2 0640 -1:5", "c=3 0600 -1:5"}},
+		{"#2630: owners of sources and items", Volume{DefaultMode: 0o600, FSGroup: ptr(int64(5)), Sources: []Source{
+			{Object: secret("a", "1", "b", "2"), UID: ptr(int64(7)), GID: ptr(int64(8)),
+				Items: []Item{{Key: "a", Path: "a", UID: ptr(int64(9)), GID: ptr(int64(0))}, {Key: "b", Path: "b"}}},
+			{Object: configMap("c", "3"), UID: ptr(int64(0))}}},
+			[]string{"a=1 0600 9:0", "b=2 0600 7:8", "c=3 0640 0:5"}},
 		{"fsGroup 0 is a group too", Volume{DefaultMode: 0o600, FSGroup: ptr(int64(0)), Sources: []Source{{Object: secret("a", "1")}}},
 			[]string{"a=1 0640 -1:0"}},
 		{"#30189: an absent optional object has no files", Volume{DefaultMode: 0o644, Sources: []Source{
@@ -145,6 +154,8 @@ func TestBuildRefusals(t *testing.T) {
 			{Object: configMap("k", "1"), Items: []Item{{Key: "k", Path: "a/b/c"}}},
 			{Object: secret("k", "1"), Items: []Item{{Key: "k", Path: "a"}}}}}, ErrConflict, []string{"Secret ns/s"}},
 		{"fsGroup", Volume{FSGroup: ptr(int64(-1))}, ErrOwner, nil},
+		{"owner of an item", Volume{Sources: []Source{{Object: secret("a", ""), Items: []Item{{Key: "a", Path: "a", UID: ptr(int64(-1))}}}}}, ErrOwner, nil},
+		{"group of a source", Volume{Sources: []Source{{Object: secret("a", ""), GID: ptr(int64(1) << 31)}}}, ErrOwner, nil},
 		{"fsGroup too large", Volume{FSGroup: ptr(int64(1) << 31)}, ErrOwner, nil},
 		{"owner", Volume{Sources: []Source{{Values: []Value{{Path: "t", UID: ptr(int64(-5))}}}}}, ErrOwner, []string{`"t"`}},
 	} {

@@ -144,11 +144,15 @@ func TestAsANode(t *testing.T) {
 	}
 	eventually(t, "the Secret appears", shows(secret, "x"))
 
-	foreign := s.Acquire(Key{payload.Secret, ns, "other"}, func() {})
+	var told atomic.Bool
+	foreign := s.Acquire(Key{payload.Secret, ns, "other"}, func() { told.Store(true) })
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
 	if _, err := foreign.Get(ctx); !apierrors.IsForbidden(err) {
 		t.Errorf("a Secret that no pod of the node refers to: error %v, want Forbidden", err)
+	}
+	if !told.Load() || !apierrors.IsForbidden(foreign.Failure()) || secret.Failure() != nil {
+		t.Errorf("the refusal was told: %v; the failures are %v and %v", told.Load(), foreign.Failure(), secret.Failure())
 	}
 	for _, r := range []*Ref{cm, again, secret, foreign} {
 		r.Release()
@@ -218,9 +222,11 @@ func TestStalledAndFailingWatch(t *testing.T) {
 	if !shows(r, "2")() {
 		t.Errorf("the last good state was lost: %+v", r.Last())
 	}
+	eventually(t, "the failure is known", func() bool { return r.Failure() != nil })
 	failing.Store(false)
 	gone.Store(false)
 	eventually(t, "the change is seen after the failure", shows(r, "3"))
+	eventually(t, "the failure is over", func() bool { return r.Failure() == nil })
 }
 
 func TestClosed(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -42,6 +43,10 @@ const (
 func TestMain(m *testing.M) {
 	if socket := os.Getenv(socketVar); socket != "" {
 		os.Exit(serveForTest(socket))
+	}
+	flag.Parse()
+	if flag.Lookup("test.fuzz").Value.String() != "" {
+		os.Exit(m.Run()) // the parser needs no API server, and each worker would start one
 	}
 	os.Exit(apienv.Run(m, &env))
 }
