@@ -123,7 +123,7 @@ func (c *Controllers) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	versions, err := c.Versions.controller(config, client, recorder)
+	versions, err := c.Versions.controller(config, client, recorder, registry)
 	if err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/pflag"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/metadata"
@@ -31,6 +32,7 @@ func (v *Versions) addFlags(f *pflag.FlagSet) {
 
 // controller returns what runs until its context ends.
 func (v *Versions) controller(config *rest.Config, client kubernetes.Interface, recorder record.EventRecorder,
+	metrics prometheus.Registerer,
 ) (run func(context.Context) error, _ error) {
 	if v.After <= 0 {
 		return nil, fmt.Errorf("--collect-after is %s: give a time, or --collect=false", v.After)
@@ -43,7 +45,8 @@ func (v *Versions) controller(config *rest.Config, client kubernetes.Interface, 
 		return nil, fmt.Errorf("make a client of metadata: %w", err)
 	}
 	c, err := versions.New(versions.Config{
-		Client: client, Metadata: objects, Recorder: recorder, After: v.After, Logger: klog.Background().WithName("versions"),
+		Client: client, Metadata: objects, Recorder: recorder, After: v.After, Metrics: metrics,
+		Logger: klog.Background().WithName("versions"),
 	})
 	if err != nil {
 		return nil, err

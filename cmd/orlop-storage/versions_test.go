@@ -3,6 +3,7 @@ package main
 import (
 	"net/http"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -49,9 +50,13 @@ func TestCollectFlags(t *testing.T) {
 		t.Errorf("with --collect=false the version is annotated %v, %v", o.Annotations, err)
 	}
 
-	startControllers(t, kubeconfig, "on", "--leader-elect=false", "--collect-after=1s")
+	on := startControllers(t, kubeconfig, "on", "--leader-elect=false", "--collect-after=1s")
 	eventually(t, "the version is collected", func() bool {
 		_, err := configMaps.Get(t.Context(), "v1", metav1.GetOptions{})
 		return apierrors.IsNotFound(err)
+	})
+	eventually(t, "it is counted", func() bool {
+		_, body := on.get("/metrics")
+		return strings.Contains(body, `orlop_versions_collected_total{kind="ConfigMap"} 1`)
 	})
 }

@@ -112,6 +112,7 @@ func (c *Controller) delete(ctx context.Context, key source.Key, o candidate) er
 	if err != nil {
 		return fmt.Errorf("delete %s: %w", key, err)
 	}
+	c.collected.WithLabelValues(string(key.Kind)).Inc()
 	c.log.Info("Collected: nothing referred to it", "object", key, "for", o.grace)
 	c.recorder.Eventf(eventOn(key, o.live.UID), corev1.EventTypeNormal, "Collected",
 		"deleted: nothing referred to this version for %s", o.grace)

@@ -7,11 +7,11 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/tools/cache"
@@ -46,6 +46,8 @@ type Config struct {
 	Recorder record.EventRecorder
 	// After is for how long an object must be unused, where its annotation says nothing. Zero is DefaultAfter.
 	After time.Duration
+	// Metrics takes the controller's metrics; nil for none.
+	Metrics prometheus.Registerer
 	// Logger takes what happened. The zero value discards.
 	Logger klog.Logger
 }
@@ -57,6 +59,8 @@ type Controller struct {
 	recorder record.EventRecorder
 	after    time.Duration
 	log      klog.Logger
+	// collected counts, by kind.
+	collected *prometheus.CounterVec
 
 	// objects are the labelled ones, a store a kind.
 	objects map[payload.Kind]cache.SharedIndexInformer
@@ -69,7 +73,7 @@ type Controller struct {
 	// due are the objects whose time has come.
 	due map[source.Key]bool
 	// told is what each object's owner was last told.
-	told map[types.UID]string
+	told map[source.Key]notice
 }
 
 // sweep is the key in the queue that stands for a look at all objects that are due.
@@ -94,9 +98,20 @@ func New(config Config) (*Controller, error) {
 	case config.After == 0:
 		config.After = DefaultAfter
 	}
+	collected := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "orlop_versions_collected_total", Help: "Unused versions of configuration that were deleted, by kind.",
+	}, []string{"kind"})
+	for kind := range resources {
+		collected.WithLabelValues(string(kind))
+	}
+	if config.Metrics != nil {
+		if err := config.Metrics.Register(collected); err != nil {
+			return nil, fmt.Errorf("versions: register metrics: %w", err)
+		}
+	}
 	return &Controller{
-		client: config.Client, metadata: config.Metadata, recorder: config.Recorder, after: config.After, log: config.Logger,
-		objects: map[payload.Kind]cache.SharedIndexInformer{}, due: map[source.Key]bool{}, told: map[types.UID]string{},
+		collected: collected, client: config.Client, metadata: config.Metadata, recorder: config.Recorder, after: config.After, log: config.Logger,
+		objects: map[payload.Kind]cache.SharedIndexInformer{}, due: map[source.Key]bool{}, told: map[source.Key]notice{},
 	}, nil
 }
 
@@ -174,6 +189,7 @@ func (c *Controller) sync(ctx context.Context, key source.Key) error {
 	}
 	if object == nil {
 		delete(c.due, key)
+		delete(c.told, key)
 		c.rest()
 		return nil
 	}
@@ -240,7 +256,6 @@ func (c *Controller) rest() {
 		c.log.Info("No versions of configuration are left to look after")
 		c.referrers.close()
 		c.referrers = nil
-		clear(c.told)
 	}
 }
 

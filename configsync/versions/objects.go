@@ -135,12 +135,19 @@ func (c *Controller) immutable(ctx context.Context, key source.Key) (*metav1.Par
 	return live, nil
 }
 
+// notice is what was told of an object.
+type notice struct {
+	uid     types.UID
+	message string
+}
+
 // warn tells an object's owner what keeps it from being collected, once.
 func (c *Controller) warn(key source.Key, object *metav1.PartialObjectMetadata, reason, message string) {
-	if c.told[object.UID] == message {
+	n := notice{object.UID, message}
+	if c.told[key] == n {
 		return
 	}
-	c.told[object.UID] = message
+	c.told[key] = n
 	c.recorder.Event(eventOn(key, object.UID), corev1.EventTypeWarning, reason, message)
 }
 
