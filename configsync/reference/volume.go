@@ -40,6 +40,9 @@ func (c *collector) volume(v *corev1.Volume) {
 	c.credentials(&v.VolumeSource)
 }
 
+// maxSources bounds a list of objects, in bytes, as the driver does.
+const maxSources = 64 << 10
+
 // inlineObject is one object of an inline volume, as attributes or an element of their list name it.
 type inlineObject struct {
 	Kind      string `json:"kind"`
@@ -58,7 +61,7 @@ func inlineObjects(attributes map[string]string) []inlineObject {
 		}}
 	}
 	var objects []inlineObject
-	if err := yaml.Unmarshal([]byte(text), &objects); err != nil {
+	if len(text) > maxSources || yaml.Unmarshal([]byte(text), &objects) != nil {
 		return nil
 	}
 	return objects

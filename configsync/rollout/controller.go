@@ -75,6 +75,8 @@ type Controller struct {
 
 	mu      sync.Mutex
 	pending map[identity]*pending
+	// accounted is the generation of the last roll of each workload that has had its place.
+	accounted map[identity]int64
 }
 
 // pending is a change that waits to be rolled.
@@ -112,7 +114,7 @@ func (c *Controller) Run(ctx context.Context) error {
 	if c.hasher = c.obtainKey(ctx); c.hasher == nil {
 		return nil // The context ended first.
 	}
-	c.pending = map[identity]*pending{}
+	c.pending, c.accounted = map[identity]*pending{}, map[identity]int64{}
 	c.queue = workqueue.NewTypedRateLimitingQueueWithConfig(
 		workqueue.NewTypedItemExponentialFailureRateLimiter[identity](retryBase, retryMax),
 		workqueue.TypedRateLimitingQueueConfig[identity]{Name: "rollouts"})
@@ -230,16 +232,9 @@ func (c *Controller) namespaceChanged(old, obj any) {
 func (c *Controller) resume() {
 	for _, store := range c.stores {
 		for _, obj := range store.List() {
-			w, ok := obj.(*workload)
-			if !ok {
-				continue
+			if w, ok := obj.(*workload); ok {
+				c.account(w)
 			}
-			b, ok := readBaseline(w)
-			if !ok || b.Rolled == nil || !w.running() || c.now().Sub(b.Rolled.at()) >= stuckAfter {
-				continue
-			}
-			c.slots.hold(w.identity(), b.Rolled.Generation, b.Rolled.at())
-			c.queue.AddAfter(w.identity(), stuckAfter-c.now().Sub(b.Rolled.at()))
 		}
 	}
 }

@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	// firstLook is how long the API server may refuse an object before that is told: roles come into force one by one.
+	// firstLook is how long the API server may refuse an object before that is believed: roles come into force one by one.
 	firstLook = 3 * time.Second
 	// sweep is how often refused objects are asked for again, watches that bring nothing opened again, and immutable
 	// objects, which have no watch, looked at.
@@ -41,6 +41,8 @@ type object struct {
 	denied error
 	// looking: what is known may be outdated, and the API server is being asked.
 	looking bool
+	// doubted: the API server has refused it, and may mean it.
+	doubted bool
 	// sum is the hash of the version.
 	sum     string
 	version payload.Version
@@ -112,12 +114,15 @@ func (o *objects) first(key source.Key, e *object, ref *source.Ref) {
 		if errors.Is(err, source.ErrClosed) {
 			return
 		}
-		if apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err) {
+		if refused(err) {
 			o.deny(key, e, ref, err)
 			return
 		}
 	}
 }
+
+// refused reports whether the API server said no, which stays so until somebody changes a role.
+func refused(err error) bool { return apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err) }
 
 // current reports whether the reference is still the one by which the object is read.
 func (o *objects) current(e *object, ref *source.Ref) bool {
@@ -133,6 +138,23 @@ func (o *objects) looked(key source.Key, e *object, ref *source.Ref) {
 	}
 	o.mu.Unlock()
 	o.news(key)
+}
+
+// doubt gives an object up that the API server goes on to refuse. One that has just started refuses everything.
+func (o *objects) doubt(key source.Key, e *object, ref *source.Ref) {
+	timer := time.NewTimer(firstLook)
+	defer timer.Stop()
+	select {
+	case <-o.ctx.Done():
+		return
+	case <-timer.C:
+	}
+	o.mu.Lock()
+	e.doubted = false
+	o.mu.Unlock()
+	if err := ref.Failure(); refused(err) {
+		o.deny(key, e, ref, err)
+	}
 }
 
 func (o *objects) deny(key source.Key, e *object, ref *source.Ref, err error) {
@@ -174,6 +196,10 @@ func (o *objects) look(key source.Key) sighting {
 	last := e.ref.Last()
 	if last == nil || e.looking {
 		return sighting{denied: e.denied} // Still denied while it is asked for again.
+	}
+	if refused(e.ref.Failure()) && !e.doubted {
+		e.doubted = true
+		o.wg.Go(func() { o.doubt(key, e, e.ref) })
 	}
 	if e.sum == "" || e.version != last.Version || !last.Found {
 		e.sum, e.version = o.hasher.object(last), last.Version

@@ -4,6 +4,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"k8s.io/apimachinery/pkg/types"
 )
 
 // slots bounds how many rollouts run at a time. Whoever waits is served in the order of coming. It may be used by several
@@ -19,6 +21,8 @@ type slots struct {
 
 // slot is a place that a rollout takes.
 type slot struct {
+	// uid is the workload's: another one of its name has no part in it.
+	uid types.UID
 	// generation is the workload's that the roll made, 0 as long as it is not made. A status before it says nothing.
 	generation int64
 	since      time.Time
@@ -49,10 +53,10 @@ func (s *slots) take(id identity, now time.Time) bool {
 }
 
 // hold notes that a rollout runs, whether there is a place for it or not.
-func (s *slots) hold(id identity, generation int64, since time.Time) {
+func (s *slots) hold(id identity, place slot) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.held[id] = slot{generation, since}
+	s.held[id] = place
 }
 
 // get returns the place that a workload has.

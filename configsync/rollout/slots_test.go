@@ -29,7 +29,7 @@ func TestSlotsAreFair(t *testing.T) {
 	if !s.take(numbered(0), now) {
 		t.Error("who has a place has it not")
 	}
-	s.hold(numbered(0), 7, now)
+	s.hold(numbered(0), slot{generation: 7, since: now})
 	s.leave(numbered(0)) // which runs: it has nothing to leave
 	if len(woken) > 0 {
 		t.Errorf("woken: %v", woken)
@@ -61,7 +61,7 @@ func TestSlotsOverfull(t *testing.T) {
 	woken := 0
 	s := newSlots(1, func(identity) { woken++ })
 	for i := range 3 {
-		s.hold(numbered(i), 1, time.Unix(1, 0))
+		s.hold(numbered(i), slot{generation: 1, since: time.Unix(1, 0)})
 	}
 	for i := range 3 {
 		if s.take(numbered(7), time.Unix(1, 0)) || woken > 0 {

@@ -29,6 +29,7 @@ func (c *Controller) sync(ctx context.Context, id identity) error {
 		c.forget(id)
 		return nil
 	}
+	c.account(w)
 	c.settle(id, w)
 	s, err := parse(id.namespace, w.annotation, c.config.Reloader)
 	by := ""
@@ -160,6 +161,25 @@ func (c *Controller) report(w *workload, v *verdict) {
 	}
 }
 
+// account has a roll that is on record, and that this controller does not know to have made, take a place: one of a controller
+// before it, or one of which it never had the answer. A later rollout of somebody else's takes none.
+func (c *Controller) account(w *workload) {
+	b, ok := readBaseline(w)
+	if !ok || b.Rolled == nil {
+		return
+	}
+	id, age := w.identity(), c.now().Sub(b.Rolled.at())
+	c.mu.Lock()
+	known := c.accounted[id] >= b.Rolled.Generation
+	c.accounted[id] = max(c.accounted[id], b.Rolled.Generation)
+	c.mu.Unlock()
+	if known || !w.running() || age >= stuckAfter {
+		return
+	}
+	c.slots.hold(id, slot{w.UID, b.Rolled.Generation, b.Rolled.at()})
+	c.queue.AddAfter(id, stuckAfter-age)
+}
+
 // settle gives the place of a rollout back that has ended, or does not get on.
 func (c *Controller) settle(id identity, w *workload) {
 	h, ok := c.slots.get(id)
@@ -167,7 +187,7 @@ func (c *Controller) settle(id identity, w *workload) {
 		return
 	}
 	ended := w.Generation >= h.generation && !w.running()
-	if ended || c.now().Sub(h.since) >= stuckAfter {
+	if ended || w.UID != h.uid || c.now().Sub(h.since) >= stuckAfter {
 		c.slots.release(id)
 	}
 }
@@ -198,6 +218,9 @@ func (c *Controller) forget(id identity) {
 	c.drop(id)
 	c.slots.release(id)
 	c.objects.follow(id, nil)
+	c.mu.Lock()
+	delete(c.accounted, id)
+	c.mu.Unlock()
 }
 
 // optOut takes the baseline away: should the workload opt in again, it begins anew.
@@ -244,9 +267,10 @@ func (c *Controller) roll(ctx context.Context, w *workload, v *verdict) error {
 	}
 	c.mu.Lock()
 	delete(c.pending, id)
+	c.accounted[id] = w.Generation + 1
 	c.mu.Unlock()
 	if !w.manual {
-		c.slots.hold(id, w.Generation+1, now)
+		c.slots.hold(id, slot{w.UID, w.Generation + 1, now})
 		c.queue.AddAfter(id, stuckAfter)
 	}
 	c.metrics.rolled(id.kind)

@@ -4,6 +4,10 @@ import (
 	"testing"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/util/workqueue"
+
 	"github.com/orlop-io/orlop/configsync/source"
 )
 
@@ -42,6 +46,48 @@ func TestWindow(t *testing.T) {
 	if got := c.window(id, byItself, "1"); got != 0 {
 		t.Errorf("a window of nothing waits for %s", got)
 	}
+}
+
+// TestPlaces: a rollout has its place from the roll until its own status says that it is over, whoever began it.
+func TestPlaces(t *testing.T) {
+	now := time.Unix(10000, 0)
+	c := &Controller{now: func() time.Time { return now }, slots: newSlots(1, func(identity) {}), accounted: map[identity]int64{},
+		queue: workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[identity]())}
+	defer c.queue.ShutDown()
+	id := identity{deployment, "ns", "d"}
+	has := func(want bool, what string, generation int64, p progress, rolled *roll, uid types.UID) {
+		t.Helper()
+		b := baseline{Key: "k", Objects: map[string]string{}, Rolled: rolled}
+		value, err := b.encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		w := &workload{TypeMeta: metav1.TypeMeta{Kind: string(deployment)}, ours: true, progress: p, ObjectMeta: metav1.ObjectMeta{
+			Name: "d", Namespace: "ns", UID: uid, Generation: generation, Annotations: map[string]string{AnnotationObserved: value}}}
+		c.account(w)
+		c.settle(id, w)
+		if _, got := c.slots.get(id); got != want {
+			t.Errorf("%s: has a place: %t", what, got)
+		}
+	}
+	running, complete, failed := progress{}, progress{complete: true}, progress{failed: true}
+	fifth := &roll{Generation: 5, Time: now.Unix()}
+	has(false, "never rolled", 1, running, nil, "u")
+	has(true, "rolled by a controller before", 5, running, fifth, "u")
+	has(true, "scaled meanwhile", 6, running, fifth, "u")
+	has(false, "complete", 6, complete, fifth, "u")
+	has(false, "rolled by somebody else", 7, running, fifth, "u")
+	c.slots.hold(id, slot{"u", 9, now})
+	c.accounted[id] = 9
+	has(true, "just rolled, and not seen yet", 7, complete, fifth, "u")
+	has(false, "does not get on", 9, failed, &roll{Generation: 9, Time: now.Unix()}, "u")
+	c.slots.hold(id, slot{"u", 11, now})
+	has(false, "another one of its name", 1, running, nil, "v")
+	c.slots.hold(id, slot{"u", 13, now})
+	now = now.Add(stuckAfter)
+	has(false, "for too long", 13, running, &roll{Generation: 13, Time: now.Add(-stuckAfter).Unix()}, "u")
+	delete(c.accounted, id)
+	has(false, "rolled too long ago", 13, running, fifth, "u")
 }
 
 func TestListing(t *testing.T) {

@@ -1,15 +1,12 @@
 package controllers
 
 import (
-	"context"
 	"fmt"
-	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
@@ -191,89 +188,4 @@ func TestRolloutConflict(t *testing.T) {
 		}
 		return ""
 	})
-}
-
-// TestRolloutSecretsForbidden: a controller that may not read Secrets rolls for ConfigMaps, and tells of Secrets.
-func TestRolloutSecretsForbidden(t *testing.T) {
-	if _, err := rolloutConfig(); err != nil {
-		t.Fatal(err)
-	}
-	ctx := context.Background()
-	rbac := env.Client.RbacV1()
-	role, err := rbac.ClusterRoles().Get(ctx, rolloutRole, metav1.GetOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	less := &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: "rollouts-without-secrets"}}
-	for _, rule := range role.Rules {
-		if rule.Resources[0] != "secrets" {
-			less.Rules = append(less.Rules, rule)
-		}
-	}
-	if _, err := rbac.ClusterRoles().Create(ctx, less, metav1.CreateOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	config, err := rolloutIdentity(ctx, "test:rollouts-without-secrets", less.Name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	w := newRolloutWorld(t)
-	w.set("configmap/c", "1")
-	w.set("secret/s", "1")
-	w.restart(func() { w.config = config })
-	w.deploy("d", uses("configmap/c", "secret/s"), rollout.AnnotationRollout, rolloutOn)
-	w.untilEvent("d", rollout.ReasonUnreadable, "Secret "+w.ns+"/s", "ClusterRole "+rolloutRole)
-	w.follows("d", "ConfigMap/c")
-	w.set("secret/s", "2")
-	w.set("configmap/c", "2")
-	w.rolled("d", 1)
-
-	// With the right, the Secret is known as it is now.
-	w.restart(func() { w.config, _ = rolloutConfig() })
-	w.follows("d", "ConfigMap/c", "Secret/s")
-	w.rolled("d", 1)
-	w.set("secret/s", "3")
-	w.rolled("d", 2)
-	// And what is known stays when the right is lost.
-	w.restart(func() { w.config = config; w.set("secret/s", "4") })
-	w.looked("Deployment/d", func() { w.set("configmap/c", "3") })
-	w.rolled("d", 3)
-	w.restart(func() { w.config, _ = rolloutConfig() })
-	w.rolled("d", 4)
-}
-
-// TestRolloutKeyLost: with another key, what is there is known, and nothing rolls; a key that is none is told.
-func TestRolloutKeyLost(t *testing.T) {
-	w := newRolloutWorld(t)
-	w.set("configmap/c", "1")
-	w.deploy("d", uses("configmap/c"), rollout.AnnotationRollout, rolloutOn)
-	before := w.follows("d", "ConfigMap/c")["ConfigMap/c"]
-	keys := w.client.CoreV1().Secrets("orlop-system")
-	forget := func() {
-		t.Helper()
-		if err := keys.Delete(t.Context(), rollout.KeySecret, metav1.DeleteOptions{}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	w.restart(func() { forget(); w.set("configmap/c", "2") })
-	var after string
-	w.until("the baseline is of the new key", func() string {
-		if after = observed(w.deployment("d").Annotations)["ConfigMap/c"]; after == before {
-			return "it is of the old one"
-		}
-		return ""
-	})
-	w.rolled("d", 0)
-	w.set("configmap/c", "3")
-	w.rolled("d", 1)
-	key, err := keys.Get(t.Context(), rollout.KeySecret, metav1.GetOptions{})
-	if err != nil || key.Immutable == nil || !*key.Immutable || len(key.Data["key"]) != 32 {
-		t.Errorf("the key is not an immutable Secret of 32 bytes: %v", err)
-	}
-	d := w.deployment("d")
-	for _, text := range []string{d.Annotations[rollout.AnnotationObserved], d.Spec.Template.Annotations[rollout.AnnotationHash]} {
-		if strings.Contains(text, string(key.Data["key"])) {
-			t.Error("the key is in an annotation")
-		}
-	}
 }
