@@ -86,6 +86,10 @@ func TestBuild(t *testing.T) {
 		{"#30189: an absent optional object has no files", Volume{DefaultMode: 0o644, Sources: []Source{
 			{Object: absent(ConfigMap), Optional: true}, {Object: absent(Secret), Optional: true, Items: []Item{{Key: "a", Path: "a"}}}}},
 			[]string{}},
+		{"#37459: objects of one name in two namespaces", Volume{DefaultMode: 0o644, Sources: []Source{
+			{Object: configMap("a", "ours")}, {Object: &Object{Found: true, Data: content("b", "theirs"),
+				Version: Version{Kind: ConfigMap, Namespace: "shared", Name: "cm"}}}}},
+			[]string{"a=ours 0644 -1:-1", "b=theirs 0644 -1:-1"}},
 		{"an absent key of an optional object is left out", Volume{DefaultMode: 0o644, Sources: []Source{
 			{Object: configMap("a", "1"), Optional: true, Items: []Item{{Key: "no", Path: "n"}, {Key: "a", Path: "x"}}}}},
 			[]string{"x=1 0644 -1:-1"}},
@@ -115,6 +119,31 @@ func TestBuild(t *testing.T) {
 	}
 }
 
+// #22368, #24957: whoever acts on a change has to tell one from a write that changed nothing. The same content makes the
+// same files whatever its version, and the version is told apart from them.
+func TestSameContentSameFiles(t *testing.T) {
+	build := func(o *Object) Payload {
+		t.Helper()
+		p, err := Build(Volume{DefaultMode: 0o644, Sources: []Source{{Object: o}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	edited := configMap("a", "1", "b", "2")
+	edited.ResourceVersion = "8"
+	first, second := build(configMap("a", "1", "b", "2")), build(edited)
+	if !reflect.DeepEqual(first.Files, second.Files) {
+		t.Errorf("files %q and %q", describe(first), describe(second))
+	}
+	if reflect.DeepEqual(first.Objects, second.Objects) {
+		t.Errorf("both are of %+v", first.Objects)
+	}
+	if changed := build(configMap("a", "1", "b", "3")); reflect.DeepEqual(first.Files, changed.Files) {
+		t.Error("other content makes the same files")
+	}
+}
+
 func TestBuildVersions(t *testing.T) {
 	pod := &Version{Kind: Pod, Namespace: "ns", Name: "p", ResourceVersion: "9"}
 	p, err := Build(Volume{Sources: []Source{
@@ -140,6 +169,8 @@ func TestBuildRefusals(t *testing.T) {
 		says []string
 	}{
 		{"absent object", Volume{Sources: []Source{{Object: absent(Secret)}}}, ErrObjectMissing, []string{"Secret ns/gone"}},
+		{"#37459: absent in the other namespace", Volume{Sources: []Source{{Object: &Object{
+			Version: Version{Kind: Secret, Namespace: "shared", Name: "cm"}}}}}, ErrObjectMissing, []string{"Secret shared/cm"}},
 		{"absent key", Volume{Sources: []Source{{Object: secret("a", "1"), Items: []Item{{Key: "b", Path: "x"}}}}},
 			ErrKeyMissing, []string{"Secret ns/s", `"b"`, `"x"`}},
 		{"mode over 0777", Volume{DefaultMode: 0o4755, Sources: []Source{{Object: configMap("k", "v")}}}, ErrMode, []string{`"k"`}},

@@ -1,19 +1,24 @@
 package payload
 
 import (
+	"encoding"
 	"fmt"
 	"io"
+	"log/slog"
 	"slices"
 )
 
-// Content is a file's bytes. It prints as [redacted] with every verb of package fmt and in JSON.
+// Content is a file's bytes. It prints as [redacted] with every verb of package fmt, in JSON and other text encodings,
+// and in logs.
 type Content []byte
 
 const redacted = "[redacted]"
 
 var (
-	_ fmt.Formatter = Content(nil)
-	_ fmt.Stringer  = Content(nil)
+	_ fmt.Formatter          = Content(nil)
+	_ fmt.Stringer           = Content(nil)
+	_ encoding.TextMarshaler = Content(nil)
+	_ slog.LogValuer         = Content(nil)
 )
 
 // String returns [redacted].
@@ -24,6 +29,12 @@ func (Content) Format(s fmt.State, _ rune) { _, _ = io.WriteString(s, redacted) 
 
 // MarshalJSON returns "[redacted]".
 func (Content) MarshalJSON() ([]byte, error) { return []byte(`"` + redacted + `"`), nil }
+
+// MarshalText returns [redacted].
+func (Content) MarshalText() ([]byte, error) { return []byte(redacted), nil }
+
+// LogValue returns [redacted]: package slog prints byte slices before it looks for a Stringer.
+func (Content) LogValue() slog.Value { return slog.StringValue(redacted) }
 
 // Kind is the kind of a projected object, as in the API.
 type Kind string

@@ -49,7 +49,7 @@ func contentOf(t *testing.T, file *os.File) string {
 	return string(raw)
 }
 
-// Before every step of an Overwrite it fails, or the process ends. The file is never empty, never open to anybody whom
+// #50345: a file that is mounted with subPath follows in place. Before every step of an Overwrite it fails, or the process ends. The file is never empty, never open to anybody whom
 // its old or its new mode keeps out, and the next Overwrite puts it right.
 func TestOverwriteFaults(t *testing.T) {
 	for name, tt := range map[string]struct {

@@ -99,6 +99,20 @@ func (w *world) set(v v1.Volume, generation string) {
 	}
 }
 
+// remove deletes the volume's object; set then makes one with another UID.
+func (w *world) remove(v v1.Volume) {
+	w.t.Helper()
+	core := w.env.Client.CoreV1()
+	remove := core.ConfigMaps(w.ns).Delete
+	if v.Secret != nil {
+		remove = core.Secrets(w.ns).Delete
+	}
+	err := remove(w.t.Context(), "x", metav1.DeleteOptions{})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+}
+
 // host is a kubelet's host on the world's API server, which it reaches at the address.
 func (w *world) host(root, address string) *testHost {
 	w.t.Helper()

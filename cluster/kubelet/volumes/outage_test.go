@@ -54,6 +54,20 @@ func TestOutages(t *testing.T) {
 	edit()
 	converges("an edit")
 
+	recreate := func() {
+		for _, v := range volumes {
+			w.remove(v)
+		}
+		edit()
+	}
+	recreate()
+	converges("the objects were deleted and made again")
+	proxy.lose()
+	recreate()
+	proxy.drop()
+	proxy.find()
+	converges("the objects were deleted and made again while nobody heard of it")
+
 	proxy.lose()
 	edit()
 	w.env.Kill(t)
