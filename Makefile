@@ -69,8 +69,8 @@ bin/golangci-lint: test/lint/go.mod
 	@touch $@
 
 .PHONY: bench
-bench: deps build ## Measure: time to Ready, memory of the idle cluster
-	@go run ./test/bench
+bench: deps build ## Measure: time to Ready, memory of the idle cluster, edits of configuration (bin/bench.json)
+	@go run ./test/bench -json bin/bench.json
 
 .PHONY: clean
 clean: ## Remove bin/

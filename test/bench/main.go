@@ -31,19 +31,32 @@ func main() {
 	rounds := flag.Int("rounds", 5, "how often each kind of cluster is started; 0 leaves that out")
 	settle := flag.Duration("settle", 30*time.Second, "how long a cluster is left idle before its memory is read")
 	config := flag.Bool("config", true, "measure configuration volumes")
+	cases := flag.String("cases", "", "only those cases of configuration volumes whose name contains this `TEXT`")
+	output := flag.String("json", "", "also write what was measured of configuration volumes, every edit, to this `FILE`")
 	flag.Parse()
 	var err error
 	if *rounds > 0 {
 		err = run(ctx, *rounds, *settle)
 	}
 	if err == nil && *config {
-		err = configBench(ctx, []int{1, 100})
+		var results []configResult
+		if results, err = configBench(ctx, *cases); err == nil && *output != "" {
+			err = writeJSON(*output, results)
+		}
 	}
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
+}
+
+func writeJSON(file string, v any) error {
+	data, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(file, append(data, '\n'), 0o644)
 }
 
 // kind is a way to start a cluster, with what was measured of it.

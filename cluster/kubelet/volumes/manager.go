@@ -92,6 +92,7 @@ func (m *manager) stop() {
 	m.queue.ShutDown()
 	m.wg.Wait()
 	m.actions.stop()
+	m.pods.close()
 	m.source.Close()
 }
 

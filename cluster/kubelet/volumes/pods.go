@@ -3,9 +3,18 @@ package volumes
 import (
 	"maps"
 	"sync"
+	"time"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+)
+
+const (
+	// busy is for how long a pod is looked at more often after a sync of it began: the kubelet syncs it again only when it
+	// is done with the first change, which takes it a third of a second.
+	busy = time.Second
+	// often is how often that is.
+	often = 10 * time.Millisecond
 )
 
 // pods tells volumes of changed labels and annotations of their pods. It has no watch: the kubelet watches the pods of its
@@ -15,10 +24,15 @@ type pods struct {
 	// get returns a pod as the kubelet has it; nil until the kubelet has told how.
 	get     func(namespace, name string) (*v1.Pod, bool)
 	follows map[types.UID]*followed
+	// timer looks at pods that are busy; nil while none is.
+	timer  *time.Timer
+	closed bool
 }
 
 // followed is a pod that volumes show fields of.
 type followed struct {
+	namespace, name     string
+	busy                time.Time // until when
 	labels, annotations map[string]string
 	notify              map[*podRef]func()
 }
@@ -38,7 +52,7 @@ func (p *pods) follow(pod *v1.Pod, notify func()) *podRef {
 	defer p.mu.Unlock()
 	f := p.follows[pod.UID]
 	if f == nil {
-		f = &followed{labels: pod.Labels, annotations: pod.Annotations, notify: map[*podRef]func(){}}
+		f = &followed{namespace: pod.Namespace, name: pod.Name, labels: pod.Labels, annotations: pod.Annotations, notify: map[*podRef]func(){}}
 		p.follows[pod.UID] = f
 	}
 	r := &podRef{pods: p, uid: pod.UID}
@@ -65,13 +79,56 @@ func (p *pods) see(pod *v1.Pod) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	f := p.follows[pod.UID]
-	if f == nil || maps.Equal(f.labels, pod.Labels) && maps.Equal(f.annotations, pod.Annotations) {
+	if f == nil || !f.look(pod) || p.get == nil || p.closed {
 		return
+	}
+	f.busy = time.Now().Add(busy)
+	if p.timer == nil {
+		p.timer = time.AfterFunc(often, p.lookAgain)
+	}
+}
+
+// lookAgain looks at the pods that changed a moment ago.
+func (p *pods) lookAgain() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now, again := time.Now(), false
+	for uid, f := range p.follows {
+		if p.closed || now.After(f.busy) {
+			continue
+		}
+		again = true
+		if pod, ok := p.get(f.namespace, f.name); ok && pod.UID == uid && f.look(pod) {
+			f.busy = now.Add(busy)
+		}
+	}
+	if again {
+		p.timer.Reset(often)
+	} else {
+		p.timer = nil
+	}
+}
+
+// close ends the looking.
+func (p *pods) close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closed = true
+	if p.timer != nil {
+		p.timer.Stop()
+	}
+}
+
+// look tells the volumes of labels or annotations that are others than those seen last, and reports whether they are.
+func (f *followed) look(pod *v1.Pod) bool {
+	if maps.Equal(f.labels, pod.Labels) && maps.Equal(f.annotations, pod.Annotations) {
+		return false
 	}
 	f.labels, f.annotations = pod.Labels, pod.Annotations
 	for _, call := range f.notify {
 		call()
 	}
+	return true
 }
 
 // newest returns the pod as the kubelet has it now, or the one that is given where it has none of that UID.

@@ -1,11 +1,13 @@
 package volumes
 
 import (
+	"path/filepath"
 	"testing"
 
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/kubernetes/pkg/volume"
 )
 
 func TestPods(t *testing.T) {
@@ -13,6 +15,7 @@ func TestPods(t *testing.T) {
 		return &v1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "p", UID: "u" + uid, Labels: map[string]string{"l": label}}}
 	}
 	p := newPods()
+	defer p.close()
 	told := 0
 	first := p.follow(pod("", "1"), func() { told++ })
 	second := p.follow(pod("", "1"), func() { told++ })
@@ -54,4 +57,20 @@ func TestPods(t *testing.T) {
 			t.Errorf("of a kubelet's pod with UID %q: %v, want %s", uid, got.Labels, want)
 		}
 	}
+}
+
+// A change that comes while the kubelet is busy with the one before is seen without a sync.
+func TestBusyPod(t *testing.T) {
+	h := newHost(t, true)
+	v := v1.Volume{VolumeSource: v1.VolumeSource{DownwardAPI: &v1.DownwardAPIVolumeSource{DefaultMode: ptr(int32(0o644)),
+		Items: []v1.DownwardAPIVolumeFile{fieldFile("l", "metadata.labels['l']")}}}}
+	dir, err := h.setUp(v, volume.MounterArgs{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, second := h.pod.DeepCopy(), h.pod.DeepCopy()
+	first.Labels, second.Labels = map[string]string{"l": "first"}, map[string]string{"l": "second"}
+	h.sync(first)
+	h.synced.Store(second)
+	h.eventually("a second change", filepath.Join(dir, "l"), "second")
 }
