@@ -8,8 +8,12 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/orlop-io/orlop/cluster/kubelet/volumes"
 	"github.com/orlop-io/orlop/configsync/payload"
 )
+
+// subPath begins What of a mount.
+const subPath = "subPath "
 
 // container is what all kinds of containers have in common.
 type container struct {
@@ -41,6 +45,9 @@ func fixed(pod *corev1.Pod, objects map[key]*metav1.ObjectMeta) []Fixed {
 		add := func(what string, k key, optional bool) {
 			f := Fixed{Namespace: pod.Namespace, Pod: pod.Name, Container: c.name, What: what, Kind: k.kind, Name: k.name}
 			f.Changed, f.Message = verdict(objects[k], since, optional)
+			if strings.HasPrefix(what, subPath) && pod.Annotations[volumes.SubPathAnnotation] == volumes.SubPathInPlace {
+				f.Changed, f.Message = false, "a file is overwritten in place; a directory stays as it was"
+			}
 			all = append(all, f)
 		}
 		variables(c, pod.Namespace, add)
@@ -110,7 +117,7 @@ func subPaths(c container, pod *corev1.Pod, add func(what string, k key, optiona
 			}
 			s, _ := sourceOf(pod.Namespace, &pod.Spec.Volumes[i])
 			for _, r := range s.references {
-				add("subPath "+m.MountPath, r.key, r.optional)
+				add(subPath+m.MountPath, r.key, r.optional)
 			}
 		}
 	}

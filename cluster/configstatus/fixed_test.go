@@ -59,6 +59,21 @@ func TestFixed(t *testing.T) {
 	}
 }
 
+// A pod that asks for it has its files overwritten.
+func TestFixedInPlace(t *testing.T) {
+	p := pod("p", configMapVolume("cm", false))
+	p.Annotations["config.orlop.io/subpath"] = "in-place"
+	p.Spec.Containers = []corev1.Container{{Name: "c", VolumeMounts: []corev1.VolumeMount{{Name: "v-cm", MountPath: "/sub", SubPath: "k"}}}}
+	p.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "c", State: corev1.ContainerState{
+		Running: &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(start)}}}}
+	h := newHost(t)
+	h.pods = append(h.pods, p)
+	h.has(payload.ConfigMap, "ns", "cm", "u1", "5", map[string]time.Time{"f:data": start.Add(time.Hour)})
+	if f := h.report(Filter{}).Fixed; len(f) != 1 || f[0].Changed || !strings.Contains(f[0].Message, "overwritten in place") {
+		t.Errorf("%+v", f)
+	}
+}
+
 func TestVerdict(t *testing.T) {
 	started := start.Add(time.Minute)
 	for name, x := range map[string]struct {

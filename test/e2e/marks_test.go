@@ -89,18 +89,25 @@ spec:
 `, name, busyboxImage)
 }
 
-// newMarks starts the pods. Nothing is read before start.
-func newMarks(c *testCluster, pods ...string) *marks {
+// client is the administrator's, for what kubectl takes too long or tells too much.
+func (c *testCluster) client() kubernetes.Interface {
 	c.t.Helper()
 	config, err := clientcmd.BuildConfigFromFlags("", c.status().Kubeconfig)
 	if err != nil {
 		c.t.Fatal(err)
 	}
 	config.QPS, config.Burst, config.Timeout = 1000, 1000, 10*time.Second
-	m := &marks{c: c, pods: pods}
-	if m.client, err = kubernetes.NewForConfig(config); err != nil {
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
 		c.t.Fatal(err)
 	}
+	return client
+}
+
+// newMarks starts the pods. Nothing is read before start.
+func newMarks(c *testCluster, pods ...string) *marks {
+	c.t.Helper()
+	m := &marks{c: c, client: c.client(), pods: pods}
 	m.create(0)
 	if _, err := m.client.CoreV1().Secrets("default").Create(c.t.Context(), &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "marks"},
 		Data: map[string][]byte{"x": []byte(markText(0)), "y": []byte(markText(0))}}, metav1.CreateOptions{}); err != nil {
