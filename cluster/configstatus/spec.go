@@ -1,18 +1,33 @@
 package configstatus
 
 import (
+	"cmp"
+
 	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/yaml"
 
 	"github.com/orlop-io/orlop/configsync/payload"
 )
 
-// Attributes of a CSI volume of configuration that name its object.
-const (
-	attributeKind      = "kind"
-	attributeName      = "name"
-	attributeNamespace = "namespace"
-	attributeOptional  = "optional"
-)
+// inline is what the attributes of a CSI volume of configuration, or an element of their list of sources, say of an object.
+type inline struct {
+	Kind      payload.Kind `json:"kind"`
+	Name      string       `json:"name"`
+	Namespace string       `json:"namespace"`
+	Optional  bool         `json:"optional"`
+}
+
+// inlineSources returns the objects that the attributes name. What the driver refuses names none.
+func inlineSources(attributes map[string]string) []inline {
+	if list, ok := attributes["sources"]; ok {
+		var all []inline
+		if err := yaml.Unmarshal([]byte(list), &all); err != nil {
+			return nil
+		}
+		return all
+	}
+	return []inline{{payload.Kind(attributes["kind"]), attributes["name"], attributes["namespace"], attributes["optional"] == "true"}}
+}
 
 // reference is an object that a pod's manifest names.
 type reference struct {
@@ -56,12 +71,9 @@ func sourceOf(namespace string, v *corev1.Volume) (source, bool) {
 		}
 	case v.CSI != nil && v.CSI.Driver == csiDriver:
 		s.kind = "csi"
-		a := v.CSI.VolumeAttributes
-		if other := a[attributeNamespace]; other != "" {
-			namespace = other
+		for _, o := range inlineSources(v.CSI.VolumeAttributes) {
+			refer(o.Kind, cmp.Or(o.Namespace, namespace), o.Name, &o.Optional)
 		}
-		optional := a[attributeOptional] == "true"
-		refer(payload.Kind(a[attributeKind]), namespace, a[attributeName], &optional)
 	default:
 		return s, false
 	}

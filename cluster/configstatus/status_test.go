@@ -192,7 +192,7 @@ func TestStateOfFields(t *testing.T) {
 func TestReport(t *testing.T) {
 	h := newHost(t)
 	inline := corev1.Volume{Name: "i", VolumeSource: corev1.VolumeSource{CSI: &corev1.CSIVolumeSource{Driver: csiDriver,
-		VolumeAttributes: map[string]string{"kind": "Secret", "name": "s", "namespace": "other"}}}}
+		VolumeAttributes: map[string]string{"sources": "[{kind: Secret, name: s, namespace: other}, {kind: ConfigMap, name: none, optional: true}]"}}}}
 	foreign := corev1.Volume{Name: "f", VolumeSource: corev1.VolumeSource{CSI: &corev1.CSIVolumeSource{Driver: "local.csi.orlop.io"}}}
 	all := corev1.Volume{Name: "all", VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{
 		{ConfigMap: &corev1.ConfigMapProjection{LocalObjectReference: corev1.LocalObjectReference{Name: "cm"}}},

@@ -37,7 +37,7 @@ func newSecretMarker(t *testing.T) secretMarker {
 	raw := []byte(m.text) // of 24 bytes, so that base64 of whatever follows begins with base64 of it
 	m.forms = map[string][]byte{
 		"as it is": raw, "in base64": []byte(base64.StdEncoding.EncodeToString(raw)),
-		"in hexadecimal": []byte(hex.EncodeToString(raw)), "as a list of bytes": []byte(strings.Trim(fmt.Sprint(raw), "[]")),
+		"in hexadecimal": []byte(hex.EncodeToString(raw)), "as a list of bytes": []byte(strings.Trim(fmt.Sprintf("%d", raw), "[]")),
 	}
 	return m
 }
