@@ -2,6 +2,7 @@ package source
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"slices"
 	"sync"
@@ -81,6 +82,15 @@ func (e *entry) fail(watch int, err error) {
 	for _, call := range notify {
 		call()
 	}
+	if e.source.outage != nil && unanswered(err) {
+		e.source.outage()
+	}
+}
+
+// unanswered reports whether there was no answer, or one that says that there is none to be had now.
+func unanswered(err error) bool {
+	return !errors.Is(err, context.Canceled) && !denied(err) && !apierrors.IsNotFound(err) && !apierrors.IsResourceExpired(err) &&
+		!apierrors.IsGone(err)
 }
 
 // denied reports whether the answer was no for a reason that somebody has to mend, and not that there was none.

@@ -46,7 +46,12 @@ type Source struct {
 	mu      sync.Mutex
 	entries map[Key]*entry
 	closed  bool
+	outage  func()
 }
+
+// OnOutage sets what is called whenever the API server does not answer, from the goroutine of a watch: it must return at
+// once. It is set before the first Acquire.
+func (s *Source) OnOutage(call func()) { s.outage = call }
 
 // New returns a Source that reads with the client, and keeps of an object's annotations those that are named. Nothing is
 // read before the first Acquire.

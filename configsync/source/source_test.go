@@ -82,7 +82,7 @@ func TestAsANode(t *testing.T) {
 			{Name: "cm", VolumeSource: corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: corev1.LocalObjectReference{Name: "cm"}}}},
 			{Name: "s", VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "s"}}},
 		}}}
-	if _, err := core.Pods(ns).Create(t.Context(), pod, create); err != nil {
+	if pod, err = core.Pods(ns).Create(t.Context(), pod, create); err != nil {
 		t.Fatal(err)
 	}
 	s := New(client)
@@ -160,6 +160,32 @@ func TestAsANode(t *testing.T) {
 	}
 	if n := s.Watches(); n != 0 {
 		t.Errorf("%d watches without a reference", n)
+	}
+	followPod(t, env.Client, client, pod)
+}
+
+// followPod sees a pod's label change through the watch of the node's pods.
+func followPod(t *testing.T, admin, node kubernetes.Interface, pod *corev1.Pod) {
+	t.Helper()
+	pods := NewPods(node, "n1")
+	defer pods.Close()
+	var notified atomic.Int32
+	r := pods.Acquire(pod.UID, func() { notified.Add(1) })
+	label := func(want string) func() bool {
+		return func() bool { m, ok := r.Last(); return ok && m.Labels["l"] == want }
+	}
+	eventually(t, "the pod is seen", label("1"))
+	before := notified.Load()
+	pod.Labels["l"] = "2"
+	if _, err := admin.CoreV1().Pods(pod.Namespace).Update(t.Context(), pod, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the label's change arrives", label("2"))
+	eventually(t, "the subscriber is told", func() bool { return notified.Load() > before })
+	r.Release()
+	r.Release()
+	if _, ok := r.Last(); ok {
+		t.Error("a pod is kept that nobody refers to")
 	}
 }
 

@@ -3,6 +3,7 @@ package volumes
 import (
 	"path/filepath"
 	"testing"
+	"time"
 
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -73,4 +74,62 @@ func TestBusyPod(t *testing.T) {
 	h.sync(first)
 	h.synced.Store(second)
 	h.eventually("a second change", filepath.Join(dir, "l"), "second")
+}
+
+// After an outage the kubelet may not see changes for a minute: a watch brings them, until the kubelet is trusted again.
+func TestPodsAfterAnOutage(t *testing.T) {
+	h := newHost(t, true)
+	v := v1.Volume{VolumeSource: v1.VolumeSource{DownwardAPI: &v1.DownwardAPIVolumeSource{DefaultMode: ptr(int32(0o644)),
+		Items: []v1.DownwardAPIVolumeFile{fieldFile("l", "metadata.labels['l']"),
+			fieldFile("source", "metadata.annotations['kubernetes.io/config.source']")}}}}
+	dir, err := h.setUp(v, volume.MounterArgs{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	watches := func() int {
+		n := 0
+		for _, a := range h.client.Actions() {
+			if a.Matches("watch", "pods") {
+				n++
+			}
+		}
+		return n
+	}
+	label := func(value string) *v1.Pod {
+		p := h.pod.DeepCopy()
+		p.Labels = map[string]string{"l": value}
+		return p
+	}
+	if n := watches(); n != 0 {
+		t.Errorf("%d watches of pods before an outage", n)
+	}
+	h.sync(label("before"))
+	h.eventually("before the outage", filepath.Join(dir, "l"), "before")
+	h.manager.pods.outage()
+	h.manager.pods.outage()
+	for _, value := range []string{"after", "later"} {
+		if _, err := h.client.CoreV1().Pods("ns").Update(t.Context(), label(value), metav1.UpdateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		h.eventually("the kubelet has not seen it", filepath.Join(dir, "l"), value)
+		h.eventually("the kubelet's own annotation", filepath.Join(dir, "source"), "api")
+	}
+	if n := watches(); n != 1 {
+		t.Errorf("%d watches of pods after an outage, want 1", n)
+	}
+	p := h.manager.pods
+	p.over()
+	if p.calm == nil {
+		t.Error("the kubelet is trusted again at once")
+	}
+	h.synced.Store(label("trusted"))
+	p.mu.Lock()
+	p.until = time.Now()
+	p.mu.Unlock()
+	p.over()
+	h.eventually("the kubelet is trusted again", filepath.Join(dir, "l"), "trusted")
+	h.tearDown(v)
+	if p.calm != nil || len(p.follows) != 0 {
+		t.Errorf("calm is %v, and %d pods are followed", p.calm, len(p.follows))
+	}
 }
