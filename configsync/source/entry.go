@@ -63,10 +63,12 @@ func (e *entry) halt() {
 
 func (e *entry) hear(watch int) {
 	e.mu.Lock()
-	defer e.mu.Unlock()
+	failure := e.failure
 	if watch == e.watch {
 		e.heard, e.failure = e.source.now(), nil
 	}
+	e.mu.Unlock()
+	e.source.answered(failure)
 }
 
 func (e *entry) fail(watch int, err error) {
@@ -82,14 +84,19 @@ func (e *entry) fail(watch int, err error) {
 	for _, call := range notify {
 		call()
 	}
-	if e.source.outage != nil && unanswered(err) {
-		e.source.outage()
+	e.source.answered(err)
+}
+
+// answered tells of an outage where the API server gave no answer, now or the last time.
+func (s *Source) answered(err error) {
+	if s.outage != nil && unanswered(err) {
+		s.outage()
 	}
 }
 
 // unanswered reports whether there was no answer, or one that says that there is none to be had now.
 func unanswered(err error) bool {
-	return !errors.Is(err, context.Canceled) && !denied(err) && !apierrors.IsNotFound(err) && !apierrors.IsResourceExpired(err) &&
+	return err != nil && !errors.Is(err, context.Canceled) && !denied(err) && !apierrors.IsNotFound(err) && !apierrors.IsResourceExpired(err) &&
 		!apierrors.IsGone(err)
 }
 

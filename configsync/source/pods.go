@@ -24,6 +24,7 @@ type PodMeta struct {
 // called from several goroutines.
 type Pods struct {
 	client kubernetes.Interface
+	gate   *gate
 	node   string
 
 	mu     sync.Mutex
@@ -35,9 +36,9 @@ type Pods struct {
 	wg     sync.WaitGroup
 }
 
-// NewPods returns the pods of the node. Nothing is read before the first Acquire.
-func NewPods(client kubernetes.Interface, node string) *Pods {
-	return &Pods{client: client, node: node, refs: map[types.UID]map[*PodRef]func(){}, pods: map[types.UID]PodMeta{}}
+// Pods returns the pods of the node, which must be closed before the Source. Nothing is read before the first Acquire.
+func (s *Source) Pods(node string) *Pods {
+	return &Pods{client: s.client, gate: s.gate, node: node, refs: map[types.UID]map[*PodRef]func(){}, pods: map[types.UID]PodMeta{}}
 }
 
 // Close ends the watch and waits for it.
@@ -69,7 +70,7 @@ func (p *Pods) start() {
 	ctx, cancel := context.WithCancel(context.Background())
 	p.stop = cancel
 	api := p.client.CoreV1().Pods(metav1.NamespaceAll)
-	r := reflect(p.client, "pods of "+p.node, "spec.nodeName="+fields.EscapeValue(p.node), &corev1.Pod{}, &podStore{p, p.watch},
+	r := reflect(p.client, p.gate, "pods of "+p.node, "spec.nodeName="+fields.EscapeValue(p.node), &corev1.Pod{}, &podStore{p, p.watch},
 		func(error) {}, // client-go logs it and tries again; what is known stays
 		func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) { return api.List(ctx, o) }, api.Watch)
 	p.wg.Go(func() { r.RunWithContext(ctx) })

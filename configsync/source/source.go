@@ -49,8 +49,8 @@ type Source struct {
 	outage  func()
 }
 
-// OnOutage sets what is called whenever the API server does not answer, from the goroutine of a watch: it must return at
-// once. It is set before the first Acquire.
+// OnOutage sets what is called when the API server does not answer, and when it answers again, from the goroutine of a
+// watch: it must return at once. It is set before the first Acquire.
 func (s *Source) OnOutage(call func()) { s.outage = call }
 
 // New returns a Source that reads with the client, and keeps of an object's annotations those that are named. Nothing is

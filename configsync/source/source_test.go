@@ -161,13 +161,13 @@ func TestAsANode(t *testing.T) {
 	if n := s.Watches(); n != 0 {
 		t.Errorf("%d watches without a reference", n)
 	}
-	followPod(t, env.Client, client, pod)
+	followPod(t, env.Client, s, pod)
 }
 
 // followPod sees a pod's label change through the watch of the node's pods.
-func followPod(t *testing.T, admin, node kubernetes.Interface, pod *corev1.Pod) {
+func followPod(t *testing.T, admin kubernetes.Interface, s *Source, pod *corev1.Pod) {
 	t.Helper()
-	pods := NewPods(node, "n1")
+	pods := s.Pods("n1")
 	defer pods.Close()
 	var notified atomic.Int32
 	r := pods.Acquire(pod.UID, func() { notified.Add(1) })

@@ -79,7 +79,7 @@ func (m *manager) start(host volume.VolumeHost) {
 		}
 		m.actions = newActions(host, m.config)
 		m.source = source.New(client)
-		m.pods.watch = source.NewPods(client, string(host.GetNodeName()))
+		m.pods.watch = m.source.Pods(string(host.GetNodeName()))
 		m.source.OnOutage(m.pods.outage)
 		m.queue = workqueue.NewTypedRateLimitingQueue(
 			workqueue.NewTypedItemExponentialFailureRateLimiter[job](100*time.Millisecond, 10*time.Second))
@@ -94,8 +94,8 @@ func (m *manager) stop() {
 	m.queue.ShutDown()
 	m.wg.Wait()
 	m.actions.stop()
-	m.source.Close()
 	m.pods.close()
+	m.source.Close()
 }
 
 func (m *manager) work() {

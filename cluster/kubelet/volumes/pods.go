@@ -124,7 +124,7 @@ func (p *pods) lookAgain() {
 	}
 }
 
-// outage is called whenever the API server does not answer, often while it does not.
+// outage is called when the API server does not answer, and when it answers again.
 func (p *pods) outage() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
