@@ -187,7 +187,7 @@ func (c *Cluster) storageNode() supervisor.Spec {
 		Name: compStorageNode, Path: c.bin("orlop-storage"), Netns: c.net.Netns,
 		Args: []string{"node", "--node-name=" + c.Node, "--kubelet-dir=" + c.KubeletDir(), "--pool=" + c.poolDir(),
 			"--cluster-id=" + c.state.ID, "--kubeconfig=" + c.kubeconfigOf("storage-node"), "--http-socket=" + socket,
-			"--run-dir=" + c.runtimeState()},
+			"--run-dir=" + c.runtimeState(), "--cri-endpoint=unix://" + c.ContainerdSocket(), "--node-ip=" + c.net.NodeIP.String()},
 		Env:   []string{"PATH=" + systemPath},
 		After: []string{compAPIServer}, Gate: c.permitted,
 		Ready: unixHTTP(socket, "/readyz"),

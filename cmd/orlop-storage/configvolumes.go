@@ -10,8 +10,11 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/record"
 	"k8s.io/klog/v2"
 
+	"github.com/orlop-io/orlop/configsync/action"
+	"github.com/orlop-io/orlop/configsync/action/cri"
 	"github.com/orlop-io/orlop/csi/config"
 	"github.com/orlop-io/orlop/csi/driver"
 	"github.com/orlop-io/orlop/csi/host"
@@ -62,9 +65,14 @@ func (c *configVolumes) run(ctx context.Context, metrics *driver.Metrics) (err e
 	}
 	recorder, stop := newRecorder(ctx, events, nodeAgentName)
 	defer stop()
+	actions, closeActions, err := n.actions(recorder)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, closeActions()) }()
 	d, err := config.Open(ctx, config.Config{
 		Version: version, NodeID: n.Name, API: api, StateDir: filepath.Join(n.RunDir, config.DriverName), Host: c.host,
-		Recorder: recorder,
+		Recorder: recorder, Actions: actions,
 	})
 	if err != nil {
 		return err
@@ -86,4 +94,22 @@ func (c *configVolumes) run(ctx context.Context, metrics *driver.Metrics) (err e
 		group.Go(func() error { return c.registrar.Run(ctx) })
 	}
 	return group.Wait()
+}
+
+// actions returns what acts on changes of configuration volumes, nil for nothing, and its end.
+func (n *Node) actions(recorder record.EventRecorder) (*action.Runner, func() error, error) {
+	if n.CRIEndpoint == "" {
+		return nil, func() error { return nil }, nil
+	}
+	runtime, err := cri.New(n.CRIEndpoint)
+	if err != nil {
+		return nil, nil, fmt.Errorf("--cri-endpoint: %w", err)
+	}
+	runner := action.NewRunner(action.Options{Runtime: runtime, Recorder: recorder, HostIP: n.IP, Log: func(err error) {
+		klog.ErrorS(err, "A change of a configuration volume may be acted on once more")
+	}})
+	return runner, func() error {
+		runner.Close()
+		return runtime.Close()
+	}, nil
 }

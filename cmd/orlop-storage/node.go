@@ -53,6 +53,9 @@ type Node struct {
 	ConfigVolumes bool
 	// RunDir keeps what is worth nothing after a restart of the machine; empty for one in /run.
 	RunDir string
+	// CRIEndpoint is the container runtime's; where it is empty, changes of configuration volumes are not acted on. IP is the
+	// node's address, for requests to pods in the node's own network.
+	CRIEndpoint, IP string
 	// Host makes the system calls; nil for an ordinary one.
 	Host *host.Host
 }
@@ -102,6 +105,9 @@ the pods and their mounts alone; started again it takes up where it was.`,
 	f.BoolVar(&n.ConfigVolumes, "config-volumes", true, "serve configuration volumes ("+config.DriverName+") when there is a kubeconfig")
 	f.StringVar(&n.RunDir, "run-dir", "", "directory for what is worth nothing after a reboot; a tmpfs is mounted in it "+
 		"(default /run/orlop-storage/<cluster-id>)")
+	f.StringVar(&n.CRIEndpoint, "cri-endpoint", "", "the container runtime's endpoint, such as "+
+		"unix:///run/containerd/containerd.sock, to act on changes of configuration volumes; no action is taken when empty")
+	f.StringVar(&n.IP, "node-ip", "", "address of this node, for actions that make a request to a pod in the node's network")
 	addLogFlags(cmd)
 	return cmd
 }

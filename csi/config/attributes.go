@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 	"sigs.k8s.io/yaml"
 
+	"github.com/orlop-io/orlop/configsync/action"
 	"github.com/orlop-io/orlop/configsync/payload"
 	"github.com/orlop-io/orlop/configsync/source"
 	csivolume "github.com/orlop-io/orlop/csi/volume"
@@ -33,6 +34,8 @@ const (
 // Spec is what the attributes of a volume ask for.
 type Spec struct {
 	Sources []SourceSpec
+	// OnChange is what is to be done when the files change; nil for nothing.
+	OnChange *action.Spec
 }
 
 // SourceSpec is one object and how its files look. Nil is not asked for.
@@ -95,7 +98,7 @@ type sourceText struct {
 // ParseAttributes reads the attributes of a volume of a pod in that namespace. Those of the kubelet are passed over. An
 // error wraps volume.ErrInvalid and names the attribute and what it may be.
 func ParseAttributes(attributes map[string]string, podNamespace string) (Spec, error) {
-	p := parser{}
+	p := parser{onChange: map[string]string{}}
 	// Sorted, so that of several bad attributes it is always the same that is reported.
 	for _, name := range slices.Sorted(maps.Keys(attributes)) {
 		if strings.HasPrefix(name, kubeletPrefix) {
@@ -113,7 +116,11 @@ func ParseAttributes(attributes map[string]string, podNamespace string) (Spec, e
 		p.several = []sourceText{p.source}
 	}
 	defaults := p.source
-	spec := Spec{}
+	onChange, err := parseAction(p.onChange)
+	if err != nil {
+		return Spec{}, err
+	}
+	spec := Spec{OnChange: onChange}
 	for i, text := range p.several {
 		where := ""
 		if !p.single {
@@ -158,6 +165,8 @@ type parser struct {
 	source  sourceText
 	single  bool // an attribute of a single object was given
 	several []sourceText
+	// onChange are the attributes of an action.
+	onChange map[string]string
 }
 
 func (p *parser) attribute(name, value string) (err error) {
@@ -204,8 +213,11 @@ func (p *parser) attribute(name, value string) (err error) {
 		if len(p.several) > maxSources {
 			err = fmt.Errorf("%d objects, and %d are the most", len(p.several), maxSources)
 		}
+	case actionKeys.OnChange, actionKeys.Debounce, actionKeys.Retries, actionKeys.Timeout:
+		p.onChange[name] = value
 	default:
-		err = fmt.Errorf("there is no such attribute; there are kind, name, namespace, items, optional, defaultMode, uid, gid and sources")
+		err = fmt.Errorf("there is no such attribute; there are kind, name, namespace, items, optional, defaultMode, uid, gid, sources, " +
+			"onChange, onChangeDebounce, onChangeRetries and onChangeTimeout")
 	}
 	return err
 }

@@ -16,6 +16,7 @@ import (
 	"k8s.io/client-go/util/workqueue"
 	"k8s.io/klog/v2"
 
+	"github.com/orlop-io/orlop/configsync/action"
 	"github.com/orlop-io/orlop/csi/host"
 	csivolume "github.com/orlop-io/orlop/csi/volume"
 )
@@ -42,22 +43,14 @@ type Config struct {
 	Host *host.Host
 	// Recorder tells a pod's users what is wrong with a volume; nil for nobody.
 	Recorder eventrecord.EventRecorder
-	// Changed, when not nil, is called after the files of a volume in use were replaced, with the files in place. It must
-	// return at once.
-	Changed func(Change)
+	// Actions acts on the changes of volumes that ask for it; nil for nobody. It is closed after the driver.
+	Actions *action.Runner
 }
 
 // Pod names a pod.
 type Pod struct {
 	Namespace, Name string
 	UID             types.UID
-}
-
-// Change is a volume whose files were replaced.
-type Change struct {
-	Pod Pod
-	// Volume is the volume's name in the pod.
-	Volume string
 }
 
 // Driver implements the CSI Identity and Node services. Its methods are safe for concurrent use.

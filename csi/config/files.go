@@ -89,9 +89,9 @@ func (v *volume) refresh(get func(*source.Ref) (*payload.Object, error)) error {
 	}
 	built, err := v.payload(get)
 	if err == nil {
-		var changed bool
-		if changed, err = v.write(built); changed && v.driver.config.Changed != nil {
-			v.driver.config.Changed(Change{Pod: v.p.pod, Volume: v.p.volumeName()})
+		v.track()
+		if err = v.write(built); err == nil {
+			v.act()
 		}
 	}
 	var step *writer.StepError
@@ -125,16 +125,16 @@ func (v *volume) writeTo(tree *os.File) {
 }
 
 // write writes the files and has superseded generations removed later. v.mu is held.
-func (v *volume) write(p payload.Payload) (changed bool, err error) {
-	changed, err = v.writer.Write(p)
+func (v *volume) write(p payload.Payload) error {
+	changed, err := v.writer.Write(p)
 	path := v.driver.host.FDPath(v.tree)
 	if err != nil {
-		return changed, &writeError{text: strings.ReplaceAll(err.Error(), path, v.p.Target), err: err}
+		return &writeError{text: strings.ReplaceAll(err.Error(), path, v.p.Target), err: err}
 	}
 	if changed {
 		v.driver.queue.AddAfter(job{v.id, true}, writer.DefaultGrace)
 	}
-	return changed, nil
+	return nil
 }
 
 // writeError names the volume by where it is seen, and not by how the driver writes it.

@@ -27,6 +27,7 @@ import (
 	"k8s.io/client-go/rest"
 	eventrecord "k8s.io/client-go/tools/record"
 
+	"github.com/orlop-io/orlop/configsync/action"
 	"github.com/orlop-io/orlop/csi/host"
 	"github.com/orlop-io/orlop/test/apienv"
 	"github.com/orlop-io/orlop/test/leak"
@@ -162,7 +163,8 @@ type world struct {
 	driver *Driver
 	events *eventrecord.FakeRecorder
 	fault  host.Fault
-	change func(Change)
+	// actions acts on changes for the next driver that is started; nil for none.
+	actions *action.Runner
 }
 
 func newWorld(t *testing.T) *world {
@@ -190,11 +192,7 @@ func (w *world) start() {
 				return w.fault(l)
 			}
 			return nil
-		}), Recorder: w.events, Changed: func(c Change) {
-			if w.change != nil {
-				w.change(c)
-			}
-		}})
+		}), Recorder: w.events, Actions: w.actions})
 	must(w.t, err)
 	d.patience = time.Second
 	w.driver = d

@@ -9,6 +9,7 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
+	"github.com/orlop-io/orlop/configsync/action"
 	csivolume "github.com/orlop-io/orlop/csi/volume"
 )
 
@@ -146,6 +147,13 @@ func (d *Driver) unpublish(ctx context.Context, id, target string) error {
 		if err := d.remove(v); err != nil {
 			return err
 		}
+		if d.config.Actions != nil {
+			// A pod whose volumes are taken away has no containers any more.
+			d.config.Actions.Forget(string(v.p.pod.UID))
+		}
+	}
+	if err := action.Forget(filepath.Join(d.config.StateDir, markersDir, fileOf(id))); err != nil {
+		return err
 	}
 	if err := d.host.Unmount("unpublish.unmount", target); err != nil {
 		return err

@@ -128,7 +128,7 @@ func (s *state) read(ctx context.Context) ([]record, error) {
 	}
 	var records []record
 	for _, name := range names {
-		if name == lockFile {
+		if name == lockFile || name == markersDir {
 			continue
 		}
 		r, err := s.readOne(name)

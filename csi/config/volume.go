@@ -10,6 +10,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/klog/v2"
 
+	"github.com/orlop-io/orlop/configsync/action"
 	"github.com/orlop-io/orlop/configsync/payload"
 	"github.com/orlop-io/orlop/configsync/source"
 	"github.com/orlop-io/orlop/configsync/writer"
@@ -31,6 +32,9 @@ type volume struct {
 	tree    *os.File // the file system, writable; nil until it is published
 	writer  *writer.Writer
 	trouble string // why the files may be behind; empty when they are not
+
+	tracker *action.Tracker // nil where changes are not acted on
+	tracked *writer.Writer  // whose files the tracker follows
 }
 
 func newVolume(d *Driver, id string) *volume {
@@ -75,13 +79,22 @@ func (v *volume) publish(ctx context.Context, p publication) error {
 		return err
 	}
 	v.writeTo(tmpfs)
-	if _, err := v.write(built); err != nil {
+	if err := v.write(built); err != nil {
 		return err
 	}
 	if err := v.driver.host.MakeDir("publish.target", p.Target); err != nil {
 		return err
 	}
-	return v.attach("publish.attach")
+	if err := v.attach("publish.attach"); err != nil {
+		return err
+	}
+	// What a publish that was killed left says nothing of this one.
+	if err := action.Forget(v.marker()); err != nil {
+		return err
+	}
+	v.track()
+	v.warnUnheeded()
+	return nil
 }
 
 // refusal makes of a failure to read an object an error that says what to do. Of the failures that came before now, only
@@ -125,6 +138,9 @@ func (v *volume) adopt(p publication) error {
 		return err
 	}
 	v.writeTo(tree)
+	// The earlier driver may have been killed before it acted on its last change.
+	v.track()
+	v.act()
 	v.driver.queue.Add(job{id: v.id})
 	// What the earlier driver superseded is found now.
 	v.driver.queue.AddAfter(job{v.id, true}, writer.DefaultGrace)
@@ -218,6 +234,7 @@ func (v *volume) close() error {
 		return nil
 	}
 	v.closed = true
+	v.untrack()
 	v.leave()
 	if v.tree == nil {
 		return nil

@@ -14,6 +14,7 @@ func TestActions(t *testing.T) {
 	for name, test := range map[string]func(*testCluster){
 		"signal": actionSignal, "exec": actionExec, "http": actionHTTP, "restart": actionRestart,
 		"debounce": actionDebounce, "failing": actionFailing, "refused": actionRefused, "killed": actionKilled,
+		"inline": actionInline,
 	} {
 		t.Run(name, func(t *testing.T) {
 			sub := *c
@@ -56,7 +57,7 @@ spec:
 	c.waitReady("p")
 }
 
-func (c *testCluster) editActed(value string) {
+func (c *testCluster) setA(value string) {
 	c.t.Helper()
 	c.kubectl("patch", "configmap", "cm", "-p", fmt.Sprintf(`{"data":{"a":%q}}`, value))
 }
@@ -89,10 +90,10 @@ const onHUP = "trap 'cat /cm/a; echo' HUP; echo ready; while :; do usleep 20000;
 func actionSignal(c *testCluster) {
 	c.actor(onHUP, `config.orlop.io/on-change: "signal=SIGHUP"`, "")
 	c.actorSays("ready")
-	c.editActed("signal-1")
+	c.setA("signal-1")
 	c.actorSays("signal-1")
 	c.eventuallySays([]string{"ConfigChangeApplied", "Volume config changed: SIGHUP to container app"}, "get", "events")
-	c.editActed("signal-2")
+	c.setA("signal-2")
 	c.actorSays("signal-2")
 	// One action a change, and none at the beginning: neither the first files nor those of kube-api-access are a change.
 	if got := strings.Join(c.actorLog(), " "); got != "ready signal-1 signal-2" {
@@ -102,7 +103,7 @@ func actionSignal(c *testCluster) {
 
 func actionExec(c *testCluster) {
 	c.actor("echo ready; sleep 1000000", `config.orlop.io/on-change: 'exec=["sh","-c","cp /cm/a /tmp/seen; hostname > /tmp/where"],container=app'`, "")
-	c.editActed("exec-1")
+	c.setA("exec-1")
 	c.eventuallySays([]string{`"sh" in container app`}, "get", "events")
 	if got := c.kubectl("exec", "p", "--", "cat", "/tmp/seen"); got != "exec-1" {
 		c.t.Errorf("the command saw %q", got)
@@ -115,7 +116,7 @@ printf 'HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n'; } < /tmp/in | nc 
 
 func actionHTTP(c *testCluster) {
 	c.actor("mkfifo /tmp/in; echo ready; "+httpServer, `config.orlop.io/on-change: "http=POST :8080/-/reload"`, "")
-	c.editActed("http-1")
+	c.setA("http-1")
 	c.actorSays("http-1")
 	c.eventuallySays([]string{"POST http://:8080/-/reload"}, "get", "events")
 	if got := strings.Join(c.actorLog(), " "); got != "ready POST_/-/reload_HTTP/1.1 http-1" {
@@ -132,7 +133,7 @@ func actionRestart(c *testCluster) {
 	c.actor("trap exit TERM; cat /cm/a; echo; while :; do usleep 20000; done",
 		`config.orlop.io/on-change: "restart-container"`, "")
 	c.actorSays("0")
-	c.editActed("restart-1")
+	c.setA("restart-1")
 	c.actorSays("restart-1")
 	c.eventuallySays([]string{"restart of container app"}, "get", "events")
 	c.waitReady("p")
@@ -146,7 +147,7 @@ func actionDebounce(c *testCluster) {
 	c.actorSays("ready")
 	const edits = 10
 	for i := range edits {
-		c.editActed("debounce-" + strconv.Itoa(i))
+		c.setA("debounce-" + strconv.Itoa(i))
 	}
 	c.actorSays("debounce-9")
 	if n := len(c.actorLog()) - 1; n > edits/2 {
@@ -156,7 +157,7 @@ func actionDebounce(c *testCluster) {
 
 func actionFailing(c *testCluster) {
 	c.actor("echo ready; sleep 1000000", `config.orlop.io/on-change: 'exec=["sh","-c","echo secret; echo x >> /tmp/tries; exit 3"]', config.orlop.io/on-change-retries: "2"`, "")
-	c.editActed("failing-1")
+	c.setA("failing-1")
 	c.eventuallySays([]string{"ConfigChangeFailed", "exit code 3; trying again", "exit code 3; given up after attempt 3"}, "get", "events")
 	if got := c.kubectl("exec", "p", "--", "cat", "/tmp/tries"); got != "x\nx\nx\n" {
 		c.t.Errorf("the command ran %q times", got)
@@ -170,16 +171,16 @@ func actionFailing(c *testCluster) {
 func actionRefused(c *testCluster) {
 	c.actor("echo ready; sleep 1000000", `config.orlop.io/on-change: "signal=SIGKILL"`, "")
 	c.eventuallySays([]string{"ConfigChangeInvalid", "config.orlop.io/on-change", "allowed are SIGHUP"}, "get", "events")
-	c.editActed("refused-1")
+	c.setA("refused-1")
 	c.fileIs("p", "/cm/a", "refused-1")
 	c.kubectl("delete", "pod", "p")
 	c.actor("echo ready; sleep 1000000", `config.orlop.io/on-change: "restart-container"`, "restartPolicy: OnFailure")
-	c.editActed("refused-2")
+	c.setA("refused-2")
 	c.eventuallySays([]string{"restart of container app: it needs restartPolicy Always"}, "get", "events")
 	c.kubectl("delete", "pod", "p")
 	// The kernel drops a signal for which a container's first process has no handler.
 	c.actor("sleep 1000000", `config.orlop.io/on-change: "signal=SIGHUP", config.orlop.io/on-change-retries: "0"`, "")
-	c.editActed("refused-3")
+	c.setA("refused-3")
 	c.eventuallySays([]string{"SIGHUP to container app: the process has no handler"}, "get", "events")
 	if app := c.restarts("app"); app != "0" {
 		c.t.Errorf("the container was restarted %s times", app)
@@ -191,16 +192,54 @@ func actionRefused(c *testCluster) {
 func actionKilled(c *testCluster) {
 	c.actor(onHUP, `config.orlop.io/on-change: "signal=SIGHUP", config.orlop.io/on-change-debounce: 5s`, "")
 	c.actorSays("ready")
-	c.editActed("killed-1")
+	c.setA("killed-1")
 	c.fileIs("p", "/cm/a", "killed-1")
 	// The action waits for the end of the debounce.
 	kill(c.t, c.pidOf("kubelet"))
 	c.actorSays("killed-1")
 	c.pidOf("kubelet")
 	kill(c.t, c.pidOf("kubelet"))
-	c.editActed("killed-2")
+	c.setA("killed-2")
 	c.actorSays("killed-2")
 	if got := strings.Join(c.actorLog(), " "); got != "ready killed-1 killed-2" {
+		c.t.Errorf("the container says %q", got)
+	}
+}
+
+// actionInline: a volume of config.csi.orlop.io asks by its attributes, and a driver that is killed before it acted acts when
+// it is back.
+func actionInline(c *testCluster) {
+	c.kubectl("create", "configmap", "cm", "--from-literal=a=0")
+	c.kubectl("create", "role", "cm", "--verb=get,list,watch", "--resource=configmaps", "--resource-name=cm")
+	c.kubectl("create", "rolebinding", "cm", "--role=cm", "--serviceaccount="+c.ns+":default")
+	c.apply(fmt.Sprintf(`
+apiVersion: v1
+kind: Pod
+metadata: {name: p}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: app
+    image: %s
+    command: [sh, -c, %q]
+    volumeMounts: [{name: config, mountPath: /cm}]
+  volumes:
+  - name: config
+    csi:
+      driver: config.csi.orlop.io
+      readOnly: true
+      volumeAttributes: {kind: ConfigMap, name: cm, onChange: signal=SIGHUP, onChangeDebounce: 2s}
+`, busyboxImage, onHUP))
+	c.waitReady("p")
+	c.actorSays("ready")
+	c.setA("inline-1")
+	c.actorSays("inline-1")
+	c.eventuallySays([]string{"ConfigChangeApplied", "Volume config changed: SIGHUP to container app"}, "get", "events")
+	c.setA("inline-2")
+	c.fileIs("p", "/cm/a", "inline-2")
+	kill(c.t, c.pidOf("storage-node"))
+	c.actorSays("inline-2")
+	if got := strings.Join(c.actorLog(), " "); got != "ready inline-1 inline-2" {
 		c.t.Errorf("the container says %q", got)
 	}
 }
