@@ -21,6 +21,10 @@ type candidate struct {
 
 // collectDue deletes the objects that are due, after a second look at each and at everything that can refer.
 func (c *Controller) collectDue(ctx context.Context, _ source.Key) error {
+	if rest := time.Until(c.rested); rest > 0 {
+		c.queue.AddAfter(sweep, rest)
+		return nil
+	}
 	due := c.due
 	c.due = map[source.Key]bool{}
 	var errs []error
@@ -42,7 +46,9 @@ func (c *Controller) collectDue(ctx context.Context, _ source.Key) error {
 	for key := range candidates {
 		wanted[key] = true
 	}
+	began := time.Now()
 	used, err := listReferrers(ctx, c.client, wanted)
+	c.rested = time.Now().Add(share * time.Since(began))
 	if err != nil {
 		for key := range candidates {
 			c.queue.AddAfter(key, again)

@@ -31,6 +31,8 @@ const (
 	retryMax  = time.Minute
 	// batch is how long objects whose time has come are gathered: one look at all that can refer serves all of them.
 	batch = time.Second
+	// share is which part of the time such looks may take: a large cluster is not listed all the time.
+	share = 20
 	// again is when an object is looked at anew that the informers call unused and the API server does not.
 	again = 30 * time.Second
 )
@@ -72,6 +74,8 @@ type Controller struct {
 	referrers *referrers
 	// due are the objects whose time has come.
 	due map[source.Key]bool
+	// rested is when the next look may be.
+	rested time.Time
 	// told is what each object's owner was last told.
 	told map[source.Key]notice
 }
@@ -217,7 +221,7 @@ func (c *Controller) sync(ctx context.Context, key source.Key) error {
 		return c.annotate(ctx, key, object, nil)
 	case collect:
 		c.due[key] = true
-		c.queue.AddAfter(sweep, batch)
+		c.queue.AddAfter(sweep, max(batch, time.Until(c.rested)))
 	}
 	return nil
 }

@@ -143,6 +143,30 @@ func TestVersionsEveryKindRefers(t *testing.T) {
 	w.untilSecretGone("pull")
 }
 
+// TestVersionsOfAnotherNamespace: a version lives as long as an inline volume of a pod elsewhere shows it.
+func TestVersionsOfAnotherNamespace(t *testing.T) {
+	w, elsewhere := newVersionsWorld(t), newVersionsWorld(t)
+	template := podTemplate("")
+	template.Spec.Volumes[0].VolumeSource = corev1.VolumeSource{CSI: &corev1.CSIVolumeSource{
+		Driver: "config.csi.orlop.io", VolumeAttributes: map[string]string{
+			"sources": fmt.Sprintf("[{kind: ConfigMap, name: shared, namespace: %s}, {kind: ConfigMap, name: own}]", w.ns)}}}
+	remove := made(elsewhere, w.client.CoreV1().Pods(elsewhere.ns), &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "pod"}, Spec: template.Spec})
+	w.version("shared", "0s")
+	w.version("own", "0s") // not the one of the pod's namespace
+	elsewhere.version("own", "0s")
+	w.run()
+	w.untilGone("own")
+	w.sweeps()
+	if w.get("shared") == nil || elsewhere.get("own") == nil {
+		t.Error("a version that an inline volume shows was collected")
+	}
+	if err := remove(); err != nil {
+		t.Fatal(err)
+	}
+	w.untilGone("shared")
+	elsewhere.untilGone("own")
+}
+
 func (w *versionsWorld) untilSecretGone(name string) {
 	w.t.Helper()
 	w.until("Secret "+name+" is collected", func() (string, error) {
