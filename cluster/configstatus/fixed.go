@@ -10,6 +10,7 @@ import (
 
 	"github.com/orlop-io/orlop/cluster/kubelet/volumes"
 	"github.com/orlop-io/orlop/configsync/payload"
+	podreference "github.com/orlop-io/orlop/configsync/reference"
 )
 
 // subPath begins What of a mount.
@@ -105,7 +106,8 @@ func variables(c container, namespace string, add func(what string, k key, optio
 	}
 }
 
-// subPaths adds the objects of volumes of which a container has a part mounted by subPath.
+// subPaths adds the objects of volumes of which a container has a part mounted by subPath, unless the kubelet overwrites
+// it in place.
 func subPaths(c container, pod *corev1.Pod, add func(what string, k key, optional bool)) {
 	for _, m := range c.mounts {
 		if m.SubPath == "" && m.SubPathExpr == "" {
@@ -113,6 +115,10 @@ func subPaths(c container, pod *corev1.Pod, add func(what string, k key, optiona
 		}
 		for i := range pod.Spec.Volumes {
 			if pod.Spec.Volumes[i].Name != m.Name {
+				continue
+			}
+			// What the CSI driver writes is not the kubelet's.
+			if pod.Spec.Volumes[i].CSI == nil && podreference.FollowsSubPath(pod) {
 				continue
 			}
 			s, _ := sourceOf(pod.Namespace, &pod.Spec.Volumes[i])

@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/orlop-io/orlop/configsync/payload"
+	podreference "github.com/orlop-io/orlop/configsync/reference"
 )
 
 // start is when the objects are made, a minute before the containers start.
@@ -56,6 +57,11 @@ func TestFixed(t *testing.T) {
 		if !strings.HasPrefix(got, want[i]) || f.Container != "c" || f.Pod != "p" || f.Namespace != "ns" {
 			t.Errorf("%q, want %q: %+v", got, want[i], f)
 		}
+	}
+
+	p.Annotations = map[string]string{podreference.SubPathAnnotation: podreference.SubPathInPlace}
+	if r := h.report(Filter{Namespace: "ns"}); len(r.Fixed) != len(want)-1 {
+		t.Errorf("with files overwritten in place, %d entries: %+v", len(r.Fixed), r.Fixed)
 	}
 }
 

@@ -195,6 +195,64 @@ func TestPinnedGenerationStays(t *testing.T) {
 	tidy(t, w)
 }
 
+// A directory of a generation that is mounted elsewhere pins it, a file does not, and not after the mount is gone.
+func TestMountedDirs(t *testing.T) {
+	dir := smallDisk(t, "1m")
+	w := New(dir, Options{Grace: 1, Pinned: func() (_ map[string]bool, err error) {
+		root, err := os.Open(dir)
+		if err != nil {
+			return nil, err
+		}
+		defer func() { err = errors.Join(err, root.Close()) }()
+		return MountedDirs(root)
+	}})
+	elsewhere := t.TempDir()
+	at := func(name string) string { return filepath.Join(elsewhere, name) }
+	var generations []string
+	for n, name := range []string{"d", "a b"} {
+		write(t, w, files("d/x", "1", "a b", "1", "n", strings.Repeat("n", n+1)), true)
+		current, _, err := w.Current()
+		if err != nil {
+			t.Fatal(err)
+		}
+		generations = append(generations, current.Name)
+		target := at("file")
+		if name == "d" {
+			target = at("dir")
+			err = os.Mkdir(target, 0o755)
+		} else {
+			err = os.WriteFile(target, nil, 0o644)
+		}
+		if err = errors.Join(err, syscall.Mount(filepath.Join(dir, current.Name, name), target, "", syscall.MS_BIND, "")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(t, w, files("d/x", "3", "a b", "3"), true)
+	there := func(want ...bool) {
+		t.Helper()
+		for range 2 {
+			if _, err := w.Prune(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for i, name := range generations {
+			if _, err := os.Stat(filepath.Join(dir, name)); (err == nil) != want[i] {
+				t.Errorf("generation %d: %v", i, err)
+			}
+		}
+	}
+	there(true, false)
+	for name, file := range map[string]string{"dir/x": "dir", "file": "file"} {
+		if raw, err := os.ReadFile(at(name)); err != nil || string(raw) != "1" {
+			t.Errorf("%s: %q, %v", name, raw, err)
+		}
+		if err := syscall.Unmount(at(file), 0); err != nil {
+			t.Error(err)
+		}
+	}
+	there(false, false)
+}
+
 // smallDisk is a tmpfs of this size.
 func smallDisk(t *testing.T, size string) string {
 	t.Helper()

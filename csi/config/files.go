@@ -119,9 +119,11 @@ func (v *volume) denied() error {
 func (v *volume) writeTo(tree *os.File) {
 	h := v.driver.host
 	v.tree = tree
-	v.writer = writer.New(h.FDPath(tree), writer.Options{Before: func(s writer.Step) error {
-		return h.Step(host.Label("write: " + string(s)))
-	}})
+	v.writer = writer.New(h.FDPath(tree), writer.Options{
+		Before: func(s writer.Step) error { return h.Step(host.Label("write: " + string(s))) },
+		// Removing a generation would empty a directory that a container has mounted with subPath.
+		Pinned: func() (map[string]bool, error) { return writer.MountedDirs(tree) },
+	})
 }
 
 // write writes the files and has superseded generations removed later. v.mu is held.

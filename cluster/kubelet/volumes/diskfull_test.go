@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/kubernetes/pkg/volume"
 
+	"github.com/orlop-io/orlop/configsync/reference"
 	"github.com/orlop-io/orlop/configsync/writer"
 )
 
@@ -32,7 +33,7 @@ func TestDiskFull(t *testing.T) {
 	})
 	h := newHostIn(t, root, true)
 	recorder := h.real()
-	h.pod.Annotations[SubPathAnnotation] = SubPathInPlace
+	h.pod.Annotations[reference.SubPathAnnotation] = reference.SubPathInPlace
 	var tries atomic.Int32
 	h.manager.writer.Before = func(s writer.Step) error {
 		if s == writer.StepMakeGen {

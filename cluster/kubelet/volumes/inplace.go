@@ -7,15 +7,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 
 	"github.com/orlop-io/orlop/configsync/payload"
-)
-
-// SubPathAnnotation of a pod says what becomes of files that its containers mount with subPath. Its one value is
-// SubPathInPlace; without it they stay as they were when the container started, as in upstream's kubelet.
-const (
-	SubPathAnnotation = "config.orlop.io/subpath"
-	// SubPathInPlace overwrites such a file when its object changes. The file keeps its inode, and it is not atomic:
-	// see writer.Overwrite.
-	SubPathInPlace = "in-place"
+	"github.com/orlop-io/orlop/configsync/reference"
 )
 
 // Reasons of the events on a pod that tell of files mounted with subPath.
@@ -28,15 +20,10 @@ const (
 	reasonSubPathKept = "SubPathKeyRemoved"
 )
 
-// inPlace reports whether the pod asks for files mounted with subPath to be overwritten.
-func (mt *mount) inPlace() bool {
-	return mt.request.pod.Annotations[SubPathAnnotation] == SubPathInPlace
-}
-
 // overwrite brings the files that containers mount with subPath to the payload that the volume shows, if the pod asks
 // for it. Directories are left alone: their generation is kept, and the event at the start said so.
 func (mt *mount) overwrite(p payload.Payload) error {
-	if !mt.inPlace() {
+	if !reference.FollowsSubPath(mt.request.pod) {
 		mt.shown = nil
 		return nil
 	}

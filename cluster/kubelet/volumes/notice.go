@@ -9,6 +9,8 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/orlop-io/orlop/configsync/reference"
 )
 
 // notices remembers what each pod has been told about its subPath mounts. One event tells of all of them, so it waits
@@ -123,13 +125,13 @@ func (mt *mount) notify(found bool) {
 		return
 	}
 	live, tell := mt.manager.notices.setUp(pod, mt.key.volume, mt.live(), found)
-	if value, set := pod.Annotations[SubPathAnnotation]; set && value != SubPathInPlace {
+	if value, set := pod.Annotations[reference.SubPathAnnotation]; set && value != reference.SubPathInPlace {
 		if mt.manager.notices.refuse(pod.UID, value) {
 			mt.warning(reasonSubPathInvalid, "Annotation %s has the value %.60q, which means nothing: %q is "+
-				"the one there is", SubPathAnnotation, value, SubPathInPlace)
+				"the one there is", reference.SubPathAnnotation, value, reference.SubPathInPlace)
 		}
 	}
-	if !tell || mt.inPlace() {
+	if !tell || reference.FollowsSubPath(pod) {
 		return
 	}
 	var lines []string
@@ -141,7 +143,7 @@ func (mt *mount) notify(found bool) {
 	if len(lines) > 0 {
 		mt.warning(reasonSubPathNotLive, "Mounted with subPath, and will not follow changes: %s. Mount the "+
 			"volume without subPath, or let files be overwritten with the annotation %s: %s",
-			shorten(lines), SubPathAnnotation, SubPathInPlace)
+			shorten(lines), reference.SubPathAnnotation, reference.SubPathInPlace)
 	}
 }
 
@@ -158,7 +160,7 @@ func shorten(lines []string) string {
 func (mt *mount) live() bool {
 	sources, _ := projection(mt.request.volume)
 	for _, s := range sources {
-		if k, _, _, ok := reference(mt.request.pod.Namespace, s); ok {
+		if k, _, _, ok := objectOf(mt.request.pod.Namespace, s); ok {
 			if ref := mt.refs[k]; ref != nil {
 				if o := ref.Last(); o != nil && o.Found && o.Immutable {
 					continue

@@ -7,6 +7,8 @@ import (
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/kubernetes/pkg/volume"
+
+	"github.com/orlop-io/orlop/configsync/reference"
 )
 
 // A pod with subPath mounts of volumes that can change is told once, of all of them together; not for what never
@@ -54,7 +56,7 @@ func TestSubPathNotice(t *testing.T) {
 			}
 			recorder := h.recordOnly()
 			if tt.annotation != "" {
-				h.pod.Annotations[SubPathAnnotation] = tt.annotation
+				h.pod.Annotations[reference.SubPathAnnotation] = tt.annotation
 			}
 			h.pod.Spec.InitContainers = []v1.Container{{Name: "first", VolumeMounts: tt.init}}
 			h.pod.Spec.Containers = []v1.Container{{Name: "main", VolumeMounts: tt.main}}

@@ -29,8 +29,8 @@ func projection(v v1.Volume) (sources []v1.VolumeProjection, defaultMode *int32)
 	return nil, nil
 }
 
-// reference returns the object of a source, and false for a source that has none.
-func reference(namespace string, s v1.VolumeProjection) (_ source.Key, items []v1.KeyToPath, optional, ok bool) {
+// objectOf returns the object of a source, and false for a source that has none.
+func objectOf(namespace string, s v1.VolumeProjection) (_ source.Key, items []v1.KeyToPath, optional, ok bool) {
 	switch {
 	case s.ConfigMap != nil:
 		return source.Key{Kind: payload.ConfigMap, Namespace: namespace, Name: s.ConfigMap.Name},
@@ -54,7 +54,7 @@ func (mt *mount) subscribe() {
 		if s.DownwardAPI != nil && changeable(s.DownwardAPI.Items) {
 			followPod = true
 		}
-		k, _, _, ok := reference(mt.request.pod.Namespace, s)
+		k, _, _, ok := objectOf(mt.request.pod.Namespace, s)
 		if !ok || wanted[k] != nil {
 			continue
 		}
@@ -94,7 +94,7 @@ func (mt *mount) payload(get func(*source.Ref) (*payload.Object, error)) (payloa
 	}
 	v := payload.Volume{DefaultMode: *defaultMode, FSGroup: r.args.FsGroup}
 	for i, s := range sources {
-		if k, items, optional, ok := reference(r.pod.Namespace, s); ok {
+		if k, items, optional, ok := objectOf(r.pod.Namespace, s); ok {
 			object, err := get(mt.refs[k])
 			if err != nil {
 				return payload.Payload{}, err

@@ -12,6 +12,8 @@ import (
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/kubernetes/pkg/volume"
+
+	"github.com/orlop-io/orlop/configsync/reference"
 )
 
 // strangeName is a path of an item that the mount table shows with escapes, and that looks like what the kernel adds to
@@ -41,7 +43,7 @@ func TestInPlace(t *testing.T) {
 	needRoot(t)
 	h := newHost(t, true)
 	recorder := h.real()
-	h.pod.Annotations[SubPathAnnotation] = SubPathInPlace
+	h.pod.Annotations[reference.SubPathAnnotation] = reference.SubPathInPlace
 	dir := h.mounted(subPathConfigMap, volume.MounterArgs{})
 	main := h.startContainer("main", 0, dir, "a")
 	strange := h.startContainer("init", 3, dir, strangeName)
@@ -115,7 +117,7 @@ func TestInPlaceSecret(t *testing.T) {
 	needRoot(t)
 	h := newHost(t, true)
 	recorder := h.real()
-	h.pod.Annotations[SubPathAnnotation] = SubPathInPlace
+	h.pod.Annotations[reference.SubPathAnnotation] = reference.SubPathInPlace
 	dir := h.mounted(subPathSecret, volume.MounterArgs{})
 	file := h.startContainer("c", 0, dir, "k")
 	other := h.startContainer("c", 1, dir, "a")
@@ -164,7 +166,7 @@ func TestSubPathKeepsItsGeneration(t *testing.T) {
 			h := newHost(t, true)
 			h.real()
 			if annotated {
-				h.pod.Annotations[SubPathAnnotation] = SubPathInPlace
+				h.pod.Annotations[reference.SubPathAnnotation] = reference.SubPathInPlace
 			}
 			dir := h.mounted(subPathConfigMap, volume.MounterArgs{})
 			file := h.startContainer("c", 0, dir, "a")
@@ -220,7 +222,7 @@ func TestInPlaceWritesNothingElse(t *testing.T) {
 	needRoot(t)
 	h := newHost(t, true)
 	h.real()
-	h.pod.Annotations[SubPathAnnotation] = SubPathInPlace
+	h.pod.Annotations[reference.SubPathAnnotation] = reference.SubPathInPlace
 	dir := h.mounted(subPathConfigMap, volume.MounterArgs{})
 	ours := h.startContainer("c", 0, dir, "a")
 	at := filepath.Dir(ours)
