@@ -8,13 +8,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/orlop-io/orlop/cluster/kubelet/volumes"
 	"github.com/orlop-io/orlop/configsync/payload"
 	podreference "github.com/orlop-io/orlop/configsync/reference"
 )
-
-// subPath begins What of a mount.
-const subPath = "subPath "
 
 // container is what all kinds of containers have in common.
 type container struct {
@@ -43,10 +39,10 @@ func fixed(pod *corev1.Pod, objects map[key]*metav1.ObjectMeta) []Fixed {
 		if !running {
 			continue
 		}
-		add := func(what string, k key, optional bool) {
+		add := func(what string, k key, optional, inPlace bool) {
 			f := Fixed{Namespace: pod.Namespace, Pod: pod.Name, Container: c.name, What: what, Kind: k.kind, Name: k.name}
 			f.Changed, f.Message = verdict(objects[k], since, optional)
-			if strings.HasPrefix(what, subPath) && pod.Annotations[volumes.SubPathAnnotation] == volumes.SubPathInPlace {
+			if inPlace {
 				f.Changed, f.Message = false, "a file is overwritten in place; a directory stays as it was"
 			}
 			all = append(all, f)
@@ -72,7 +68,7 @@ func containers(pod *corev1.Pod) []container {
 }
 
 // variables adds the objects that a container's environment is of, each once with its variables.
-func variables(c container, namespace string, add func(what string, k key, optional bool)) {
+func variables(c container, namespace string, add func(what string, k key, optional, inPlace bool)) {
 	names := map[key][]string{}
 	var order []key
 	optional := map[key]bool{}
@@ -82,7 +78,7 @@ func variables(c container, namespace string, add func(what string, k key, optio
 			order = append(order, k)
 		}
 		names[k] = append(names[k], variable)
-		optional[k] = opt != nil && *opt
+		optional[k] = isTrue(opt)
 	}
 	for _, e := range c.env {
 		switch from := e.ValueFrom; {
@@ -94,21 +90,23 @@ func variables(c container, namespace string, add func(what string, k key, optio
 		}
 	}
 	for _, k := range order {
-		add("env "+strings.Join(names[k], ", "), k, optional[k])
+		add("env "+strings.Join(names[k], ", "), k, optional[k], false)
 	}
 	for _, e := range c.envFrom {
 		switch {
 		case e.ConfigMapRef != nil:
-			add("envFrom", key{payload.ConfigMap, namespace, e.ConfigMapRef.Name}, e.ConfigMapRef.Optional != nil && *e.ConfigMapRef.Optional)
+			add("envFrom", key{payload.ConfigMap, namespace, e.ConfigMapRef.Name}, isTrue(e.ConfigMapRef.Optional), false)
 		case e.SecretRef != nil:
-			add("envFrom", key{payload.Secret, namespace, e.SecretRef.Name}, e.SecretRef.Optional != nil && *e.SecretRef.Optional)
+			add("envFrom", key{payload.Secret, namespace, e.SecretRef.Name}, isTrue(e.SecretRef.Optional), false)
 		}
 	}
 }
 
-// subPaths adds the objects of volumes of which a container has a part mounted by subPath, unless the kubelet overwrites
-// it in place.
-func subPaths(c container, pod *corev1.Pod, add func(what string, k key, optional bool)) {
+func isTrue(b *bool) bool { return b != nil && *b }
+
+// subPaths adds the objects of volumes of which a container has a part mounted by subPath. Files that the kubelet overwrites
+// in place are among them: whether it is a file or a directory, which stays, the manifest does not tell.
+func subPaths(c container, pod *corev1.Pod, add func(what string, k key, optional, inPlace bool)) {
 	for _, m := range c.mounts {
 		if m.SubPath == "" && m.SubPathExpr == "" {
 			continue
@@ -118,12 +116,10 @@ func subPaths(c container, pod *corev1.Pod, add func(what string, k key, optiona
 				continue
 			}
 			// What the CSI driver writes is not the kubelet's.
-			if pod.Spec.Volumes[i].CSI == nil && podreference.FollowsSubPath(pod) {
-				continue
-			}
+			inPlace := pod.Spec.Volumes[i].CSI == nil && podreference.FollowsSubPath(pod)
 			s, _ := sourceOf(pod.Namespace, &pod.Spec.Volumes[i])
 			for _, r := range s.references {
-				add(subPath+m.MountPath, r.key, r.optional)
+				add("subPath "+m.MountPath, r.key, r.optional, inPlace)
 			}
 		}
 	}

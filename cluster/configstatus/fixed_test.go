@@ -58,17 +58,12 @@ func TestFixed(t *testing.T) {
 			t.Errorf("%q, want %q: %+v", got, want[i], f)
 		}
 	}
-
-	p.Annotations = map[string]string{podreference.SubPathAnnotation: podreference.SubPathInPlace}
-	if r := h.report(Filter{Namespace: "ns"}); len(r.Fixed) != len(want)-1 {
-		t.Errorf("with files overwritten in place, %d entries: %+v", len(r.Fixed), r.Fixed)
-	}
 }
 
 // A pod that asks for it has its files overwritten.
 func TestFixedInPlace(t *testing.T) {
 	p := pod("p", configMapVolume("cm", false))
-	p.Annotations["config.orlop.io/subpath"] = "in-place"
+	p.Annotations[podreference.SubPathAnnotation] = podreference.SubPathInPlace
 	p.Spec.Containers = []corev1.Container{{Name: "c", VolumeMounts: []corev1.VolumeMount{{Name: "v-cm", MountPath: "/sub", SubPath: "k"}}}}
 	p.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "c", State: corev1.ContainerState{
 		Running: &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(start)}}}}
