@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -223,10 +224,16 @@ func (d *Driver) do(j job) {
 	d.queue.Forget(j)
 }
 
+// maxMessage bounds an event, whose message the API server limits to 1024 bytes.
+const maxMessage = 1000
+
 // event tells the pod's users.
 func (d *Driver) event(pod Pod, message string) {
 	if d.config.Recorder == nil {
 		return
+	}
+	if len(message) > maxMessage {
+		message = strings.ToValidUTF8(message[:maxMessage], "") + "…"
 	}
 	d.config.Recorder.Event(&corev1.ObjectReference{
 		APIVersion: "v1", Kind: "Pod", Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID,
