@@ -115,14 +115,26 @@ func (p *process) call(f func(context.Context, csi.NodeClient) error) bool {
 	if code := status.Code(err); code != codes.Unavailable && code != codes.Canceled {
 		p.t.Fatalf("the driver says %v\n%s", err, &p.log)
 	}
-	<-p.gone.Done()
+	p.wait()
 	return false
+}
+
+// wait waits for the process's end, and has one that does not end tell what it is doing.
+func (p *process) wait() {
+	p.t.Helper()
+	select {
+	case <-p.gone.Done():
+	case <-time.After(hurry):
+		must(p.t, p.cmd.Process.Signal(unix.SIGQUIT))
+		<-p.gone.Done()
+		p.t.Fatalf("the driver did not end by itself\n%s", &p.log)
+	}
 }
 
 // ends waits for the process's end, and fails unless it came by SIGKILL.
 func (p *process) ends() {
 	p.t.Helper()
-	<-p.gone.Done()
+	p.wait()
 	if status, ok := p.cmd.ProcessState.Sys().(interface{ Signal() unix.Signal }); !ok || status.Signal() != unix.SIGKILL {
 		p.t.Errorf("the driver ended with %v\n%s", p.cmd.ProcessState, &p.log)
 	}

@@ -1,0 +1,66 @@
+package main
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
+	registerapi "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
+)
+
+// nowhere is a kubeconfig whose API server does not answer.
+const nowhere = `
+apiVersion: v1
+kind: Config
+clusters: [{name: c, cluster: {server: "https://127.0.0.1:1"}}]
+contexts: [{name: c, context: {cluster: c}}]
+current-context: c
+`
+
+// With a kubeconfig configuration volumes are served, without an API server too; without one they are not.
+func TestNodeServesConfigVolumes(t *testing.T) {
+	dir := newDir(t)
+	kubeconfig := filepath.Join(dir, "kubeconfig")
+	must(t, os.WriteFile(kubeconfig, []byte(nowhere), 0o600))
+	const name = "config.csi.orlop.io"
+	t.Cleanup(func() { must(t, unix.Unmount(filepath.Join(dir, "run", name), unix.UMOUNT_NOFOLLOW)) })
+	socket := filepath.Join(dir, "plugins", name, "csi.sock")
+	p := start(t, dir, "--kubeconfig="+kubeconfig, "--run-dir="+filepath.Join(dir, "run"))
+	conn, err := grpc.NewClient("unix:"+socket, dialOptions...)
+	must(t, err)
+	info, err := csi.NewIdentityClient(conn).GetPluginInfo(p.gone, &csi.GetPluginInfoRequest{})
+	must(t, err)
+	node, err := csi.NewNodeClient(conn).NodeGetInfo(p.gone, &csi.NodeGetInfoRequest{})
+	must(t, err, conn.Close())
+	if info.GetName() != name || node.GetNodeId() != "n1" {
+		t.Errorf("the driver is %v on %v", info, node)
+	}
+	conn, err = grpc.NewClient("unix:"+filepath.Join(dir, "plugins_registry", name+"-reg.sock"), dialOptions...)
+	must(t, err)
+	announced, err := registerapi.NewRegistrationClient(conn).GetInfo(p.gone, &registerapi.InfoRequest{})
+	must(t, err, conn.Close())
+	if announced.GetName() != name || announced.GetEndpoint() != socket {
+		t.Errorf("the kubelet is told %v", announced)
+	}
+	if info, err := os.Stat(filepath.Join(dir, "run", name)); err != nil || info.Mode().Perm() != 0o700 {
+		t.Errorf("the state's directory: %v, %v", info, err)
+	}
+	p.end(unix.SIGTERM)
+
+	p = start(t, dir, "--kubeconfig="+kubeconfig, "--config-volumes=false")
+	p.end(unix.SIGTERM)
+	if _, err := os.Lstat(socket); err == nil {
+		t.Error("configuration volumes are served in spite of --config-volumes=false")
+	}
+	cmd := exec.Command(os.Args[0], "node", "--node-name=n", "--cluster-id=c", "--pool="+dir+"/pool", "--kubelet-dir="+dir,
+		"--config-volumes")
+	cmd.Env = append(os.Environ(), mainVar+"=1")
+	if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), "--config-volumes needs --kubeconfig") {
+		t.Errorf("without a kubeconfig: %v: %s", err, out)
+	}
+}
