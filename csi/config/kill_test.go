@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -107,16 +108,20 @@ func (p *process) call(f func(context.Context, csi.NodeClient) error) bool {
 	p.t.Helper()
 	ctx, cancel := context.WithTimeout(p.gone, hurry)
 	defer cancel()
-	err := f(ctx, csi.NewNodeClient(p.conn))
-	if err == nil {
-		return true
+	for {
+		err := f(ctx, csi.NewNodeClient(p.conn))
+		switch code := status.Code(err); {
+		case err == nil:
+			return true
+		case strings.Contains(err.Error(), "has not been read yet") && ctx.Err() == nil:
+			continue // an API server that is slow, on a machine that is busy: a kubelet comes again too
+		case code != codes.Unavailable && code != codes.Canceled:
+			p.t.Fatalf("the driver says %v\n%s", err, &p.log)
+		}
+		// A connection that broke is a process that ends, or has.
+		p.wait()
+		return false
 	}
-	// A connection that broke is a process that ends, or has.
-	if code := status.Code(err); code != codes.Unavailable && code != codes.Canceled {
-		p.t.Fatalf("the driver says %v\n%s", err, &p.log)
-	}
-	p.wait()
-	return false
 }
 
 // wait waits for the process's end, and has one that does not end tell what it is doing.
