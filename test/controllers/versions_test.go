@@ -2,6 +2,7 @@ package controllers
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -290,14 +291,16 @@ func TestVersionsStaleCaches(t *testing.T) {
 func TestVersionsIdle(t *testing.T) {
 	w := newVersionsWorld(t)
 	// Those of other tests are labelled as well.
-	others, err := w.client.CoreV1().ConfigMaps("").List(t.Context(), metav1.ListOptions{
-		LabelSelector: versions.LabelCollect + "=" + versions.CollectUnused})
+	namespaces, err := w.client.CoreV1().Namespaces().List(t.Context(), metav1.ListOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i := range others.Items {
-		o := &others.Items[i]
-		if err := w.client.CoreV1().ConfigMaps(o.Namespace).Delete(t.Context(), o.Name, metav1.DeleteOptions{}); err != nil {
+	labelled := metav1.ListOptions{LabelSelector: versions.LabelCollect + "=" + versions.CollectUnused}
+	for i := range namespaces.Items {
+		ns := namespaces.Items[i].Name
+		err := errors.Join(w.client.CoreV1().ConfigMaps(ns).DeleteCollection(t.Context(), metav1.DeleteOptions{}, labelled),
+			w.client.CoreV1().Secrets(ns).DeleteCollection(t.Context(), metav1.DeleteOptions{}, labelled))
+		if err != nil {
 			t.Fatal(err)
 		}
 	}

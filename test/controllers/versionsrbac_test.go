@@ -112,8 +112,8 @@ func TestVersionsWithoutSecrets(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const user = "test:versions-without-secrets"
-	meta := metav1.ObjectMeta{Name: "test-versions-without-secrets"}
+	user := "test:versions-" + w.ns
+	meta := metav1.ObjectMeta{Name: "test-versions-" + w.ns}
 	rules := slices.DeleteFunc(role.Rules, func(r rbacv1.PolicyRule) bool { return slices.Contains(r.Resources, "secrets") })
 	if _, err := env.Client.RbacV1().ClusterRoles().Create(t.Context(), &rbacv1.ClusterRole{ObjectMeta: meta, Rules: rules},
 		metav1.CreateOptions{}); err != nil {
