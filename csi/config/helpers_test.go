@@ -2,29 +2,18 @@ package config
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
-	"fmt"
-	"io"
-	"net"
-	"net/url"
 	"os"
 	"path/filepath"
-	"strings"
-	"sync"
 	"testing"
 	"time"
 
-	"github.com/container-storage-interface/spec/lib/go/csi"
 	"golang.org/x/sys/unix"
-	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
-	"k8s.io/client-go/rest"
 	eventrecord "k8s.io/client-go/tools/record"
 
 	"github.com/orlop-io/orlop/configsync/action"
@@ -69,89 +58,6 @@ func eventually(t testing.TB, what string, check func() error) {
 	if err != nil {
 		t.Fatalf("waiting until %s: %v: %v", what, err, last)
 	}
-}
-
-// gate is a way to the API server that can be cut.
-type gate struct {
-	t        *testing.T
-	listener net.Listener
-	to       string
-	wg       sync.WaitGroup
-
-	mu    sync.Mutex
-	shut  bool
-	conns map[net.Conn]bool
-}
-
-func newGate(t *testing.T) *gate {
-	t.Helper()
-	to, err := url.Parse(env.Config.Host)
-	must(t, err)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	g := &gate{t: t, listener: l, to: to.Host, conns: map[net.Conn]bool{}}
-	g.wg.Go(g.serve)
-	t.Cleanup(func() {
-		must(t, l.Close())
-		g.cut()
-		g.wg.Wait()
-	})
-	return g
-}
-
-// config reaches the API server through the gate, with an administrator's credentials: a driver must not use them.
-func (g *gate) config() *rest.Config {
-	c := rest.CopyConfig(env.Config)
-	c.Host = "https://" + g.listener.Addr().String()
-	return c
-}
-
-func (g *gate) serve() {
-	for {
-		from, err := g.listener.Accept()
-		if err != nil {
-			return
-		}
-		to, err := net.Dial("tcp", g.to)
-		g.mu.Lock()
-		if err != nil || g.shut {
-			_ = from.Close()
-			if err == nil {
-				_ = to.Close()
-			}
-			g.mu.Unlock()
-			continue
-		}
-		g.conns[from], g.conns[to] = true, true
-		g.mu.Unlock()
-		for _, pair := range [][2]net.Conn{{from, to}, {to, from}} {
-			g.wg.Go(func() {
-				_, _ = io.Copy(pair[0], pair[1])
-				g.mu.Lock()
-				defer g.mu.Unlock()
-				for _, c := range pair {
-					_ = c.Close()
-					delete(g.conns, c)
-				}
-			})
-		}
-	}
-}
-
-// cut ends all connections, and lets none in until open.
-func (g *gate) cut() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.shut = true
-	for c := range g.conns {
-		_ = c.Close()
-	}
-}
-
-func (g *gate) open() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.shut = false
 }
 
 // world is a namespace with a ServiceAccount, a node's directory and a driver.
@@ -251,131 +157,4 @@ func (w *world) set(kind, ns, name, value string) {
 		}
 	}
 	must(w.t, err)
-}
-
-// pod is a pod in the API and one volume of it.
-type pod struct {
-	w          *world
-	name       string
-	uid        string
-	account    string
-	id, target string
-	group      string
-	attributes map[string]string
-}
-
-func (w *world) pod(name, account string, attributes map[string]string) *pod {
-	w.t.Helper()
-	made, err := env.Client.CoreV1().Pods(w.ns).Create(w.t.Context(), &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Name: name},
-		Spec: corev1.PodSpec{ServiceAccountName: account, Containers: []corev1.Container{{Name: "c", Image: "i"}},
-			AutomountServiceAccountToken: new(false)},
-	}, metav1.CreateOptions{})
-	must(w.t, err)
-	return &pod{w: w, name: name, uid: string(made.UID), account: account, id: "csi-" + string(made.UID), attributes: attributes,
-		target: filepath.Join(w.dir, "pods", string(made.UID), "volumes/kubernetes.io~csi/conf/mount")}
-}
-
-// token is a new one of the pod's, that lives so many seconds.
-func (p *pod) token(seconds int64) authenticationv1.TokenRequestStatus {
-	p.w.t.Helper()
-	t, err := env.Client.CoreV1().ServiceAccounts(p.w.ns).CreateToken(p.w.t.Context(), p.account, &authenticationv1.TokenRequest{
-		Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: &seconds, BoundObjectRef: &authenticationv1.BoundObjectReference{
-			APIVersion: "v1", Kind: "Pod", Name: p.name, UID: types.UID(p.uid),
-		}},
-	}, metav1.CreateOptions{})
-	must(p.w.t, err)
-	return t.Status
-}
-
-func tokenSecret(t testing.TB, s authenticationv1.TokenRequestStatus) map[string]string {
-	t.Helper()
-	text, err := json.Marshal(map[string]authenticationv1.TokenRequestStatus{"": s})
-	must(t, err)
-	return map[string]string{tokensKey: string(text)}
-}
-
-func (p *pod) request(s authenticationv1.TokenRequestStatus) *csi.NodePublishVolumeRequest {
-	context := map[string]string{
-		kubeletPrefix + "pod.name": p.name, kubeletPrefix + "pod.namespace": p.w.ns, kubeletPrefix + "pod.uid": p.uid,
-		kubeletPrefix + "serviceAccount.name": p.account, kubeletPrefix + "ephemeral": "true",
-	}
-	for k, v := range p.attributes {
-		context[k] = v
-	}
-	return &csi.NodePublishVolumeRequest{
-		VolumeId: p.id, TargetPath: p.target, VolumeContext: context, Secrets: tokenSecret(p.w.t, s),
-		VolumeCapability: &csi.VolumeCapability{
-			AccessType: &csi.VolumeCapability_Mount{Mount: &csi.VolumeCapability_MountVolume{VolumeMountGroup: p.group}},
-			AccessMode: &csi.VolumeCapability_AccessMode{Mode: csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER},
-		},
-	}
-}
-
-func (p *pod) publish() error {
-	p.w.t.Helper()
-	_, err := p.w.driver.NodePublishVolume(p.w.t.Context(), p.request(p.token(3600)))
-	return err
-}
-
-func (p *pod) unpublish() error {
-	p.w.t.Helper()
-	_, err := p.w.driver.NodeUnpublishVolume(p.w.t.Context(), &csi.NodeUnpublishVolumeRequest{VolumeId: p.id, TargetPath: p.target})
-	return err
-}
-
-// shows waits until the file has that content.
-func (p *pod) shows(file, want string) {
-	p.w.t.Helper()
-	eventually(p.w.t, fmt.Sprintf("%s of %s is %q", file, p.name, want), func() error {
-		got, err := os.ReadFile(filepath.Join(p.target, file))
-		if err == nil && string(got) != want {
-			err = fmt.Errorf("it is %q", got)
-		}
-		return err
-	})
-}
-
-// is fails unless the file has that content now.
-func (p *pod) is(file, want string) {
-	p.w.t.Helper()
-	if got, err := os.ReadFile(filepath.Join(p.target, file)); err != nil || string(got) != want {
-		p.w.t.Errorf("%s of %s is %q, %v; want %q", file, p.name, got, err, want)
-	}
-}
-
-// gone fails unless nothing is left of the volume.
-func (p *pod) gone() {
-	p.w.t.Helper()
-	if _, err := os.Lstat(p.target); !errors.Is(err, os.ErrNotExist) {
-		p.w.t.Errorf("the target is left: %v", err)
-	}
-	if _, err := os.Lstat(filepath.Join(p.w.stateDir(), fileOf(p.id))); !errors.Is(err, os.ErrNotExist) {
-		p.w.t.Errorf("the record is left: %v", err)
-	}
-	if d := p.w.driver; d != nil && d.lookup(p.id) != nil {
-		p.w.t.Error("the volume is followed")
-	}
-}
-
-// eventSays waits for an event that says each of the words.
-func (w *world) eventSays(words ...string) {
-	w.t.Helper()
-	ctx, cancel := context.WithTimeout(w.t.Context(), hurry)
-	defer cancel()
-	for {
-		select {
-		case e := <-w.events.Events:
-			missing := false
-			for _, word := range words {
-				missing = missing || !strings.Contains(e, word)
-			}
-			if !missing {
-				return
-			}
-			w.t.Logf("another event: %s", e)
-		case <-ctx.Done():
-			w.t.Fatalf("no event says %q", words)
-		}
-	}
 }
