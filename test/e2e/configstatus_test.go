@@ -120,3 +120,24 @@ func TestConfigStatusPlain(t *testing.T) {
 		t.Errorf("the status says\n%s", out)
 	}
 }
+
+// TestConfigStatusInline: the status tells of the CSI driver's volumes as well.
+func TestConfigStatusInline(t *testing.T) {
+	c := start(t)
+	c.importImage("busybox")
+	c.kubectl("create", "configmap", "cm", "--from-literal=k=1")
+	c.kubectl("create", "role", "reader", "--verb=get,list,watch", "--resource=configmaps")
+	c.kubectl("create", "rolebinding", "reader", "--role=reader", "--serviceaccount=default:default")
+	c.apply(sleeper("p", "volumeMounts: [{name: v, mountPath: /v}]", "volumes: [{name: v, csi: {driver: config.csi.orlop.io, readOnly: true, "+
+		"volumeAttributes: {kind: ConfigMap, name: cm}}}]"))
+	c.waitReady("p")
+	c.orlop("config", "status", "--wait=60s")
+	stopped(t, c.pidOf("storage-node"), func() {
+		c.kubectl("patch", "configmap", "cm", "-p", `{"data":{"k":"2"}}`)
+		c.refused([]string{"csi", "behind: ConfigMap cm is at version"}, "config", "status", "--check")
+	})
+	c.orlop("config", "status", "--wait=60s")
+	c.fileIs("p", "/v/k", "2")
+	c.kubectl("label", "configmap", "cm", "edited=yes")
+	c.orlop("config", "status", "--wait=60s")
+}
