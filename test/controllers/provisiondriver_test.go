@@ -40,7 +40,8 @@ func (d *realDriver) start() {
 		d.t.Fatalf("%v: run `make build` first", err)
 	}
 	d.process = exec.Command(storageBinary, "node", "--node-name", d.name, "--pool", d.pool, "--cluster-id", "test",
-		"--socket", d.sock, "--registration-dir", "", "--kubeconfig", d.kubeconfig)
+		"--socket", d.sock, "--registration-dir", "", "--kubeconfig", d.kubeconfig,
+		"--config-volumes=false")
 	d.process.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	log, err := os.Create(filepath.Join(filepath.Dir(d.sock), "driver.log"))
 	if err != nil {
