@@ -52,9 +52,8 @@ func TestBrokenAnswersAreNotShown(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var logged buffer
-			state := klog.CaptureState()
-			defer state.Restore()
 			klog.LogToStderr(false)
+			defer klog.LogToStderr(true)
 			klog.SetOutput(&logged)
 			asked := make(chan struct{}, 100)
 			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
