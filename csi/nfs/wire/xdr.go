@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // Message is anything with an XDR form.
@@ -26,6 +27,9 @@ type Encoder struct {
 
 // NewEncoder returns an encoder that appends to the buffer.
 func NewEncoder(buf []byte) *Encoder { return &Encoder{buf: buf} }
+
+// Clone returns an encoder with a copy of what was encoded; the tail is the same.
+func (e *Encoder) Clone() *Encoder { return &Encoder{buf: slices.Clone(e.buf), tail: e.tail} }
 
 // Bytes returns what was encoded, but for the tail.
 func (e *Encoder) Bytes() []byte { return e.buf }

@@ -1,0 +1,147 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"hash/maphash"
+	"net/netip"
+
+	"k8s.io/klog/v2"
+
+	"github.com/orlop-io/orlop/csi/nfs/wire"
+)
+
+// call is one call of a client.
+type call struct {
+	*Server
+
+	auth   *wire.Auth
+	client netip.Addr
+}
+
+// procedure reads its arguments, does its work and returns its results.
+type procedure struct {
+	run func(*call, *wire.Decoder) (wire.Message, error)
+	// once is set for what may not be done twice: a copy of the call gets the first one's reply.
+	once bool
+}
+
+// procedureOf makes a procedure of a method.
+func procedureOf[A any, P interface {
+	*A
+	wire.Message
+}](once bool, method func(*call, P) wire.Message) procedure {
+	return procedure{once: once, run: func(c *call, d *wire.Decoder) (wire.Message, error) {
+		var args A
+		P(&args).Decode(d)
+		if err := d.Finish(); err != nil {
+			return nil, err
+		}
+		return method(c, P(&args)), nil
+	}}
+}
+
+type nothing struct{ wire.Void }
+
+func null(*call, *nothing) wire.Message { return wire.Void{} }
+
+var nfsProcedures = [...]procedure{
+	wire.ProcNull:        procedureOf(false, null),
+	wire.ProcGetAttr:     procedureOf(false, (*call).getAttr),
+	wire.ProcSetAttr:     procedureOf(true, (*call).setAttr),
+	wire.ProcLookup:      procedureOf(false, (*call).lookup),
+	wire.ProcAccess:      procedureOf(false, (*call).access),
+	wire.ProcReadLink:    procedureOf(false, (*call).readLink),
+	wire.ProcRead:        procedureOf(false, (*call).read),
+	wire.ProcWrite:       procedureOf(false, (*call).write),
+	wire.ProcCreate:      procedureOf(true, (*call).create),
+	wire.ProcMkdir:       procedureOf(true, (*call).mkdir),
+	wire.ProcSymlink:     procedureOf(true, (*call).symlink),
+	wire.ProcMknod:       procedureOf(true, (*call).mknod),
+	wire.ProcRemove:      procedureOf(true, (*call).remove),
+	wire.ProcRmdir:       procedureOf(true, (*call).rmdir),
+	wire.ProcRename:      procedureOf(true, (*call).rename),
+	wire.ProcLink:        procedureOf(true, (*call).link),
+	wire.ProcReadDir:     procedureOf(false, (*call).readDir),
+	wire.ProcReadDirPlus: procedureOf(false, (*call).readDirPlus),
+	wire.ProcFSStat:      procedureOf(false, (*call).fsStat),
+	wire.ProcFSInfo:      procedureOf(false, (*call).fsInfo),
+	wire.ProcPathConf:    procedureOf(false, (*call).pathConf),
+	wire.ProcCommit:      procedureOf(false, (*call).commit),
+}
+
+var mountProcedures = [...]procedure{
+	wire.MountNull:    procedureOf(false, null),
+	wire.MountMnt:     procedureOf(false, (*call).mnt),
+	wire.MountDump:    procedureOf(false, (*call).dump),
+	wire.MountUmnt:    procedureOf(false, (*call).umnt),
+	wire.MountUmntAll: procedureOf(false, null),
+	wire.MountExport:  procedureOf(false, (*call).listExports),
+}
+
+// find returns the procedure of a call, or why there is none.
+func find(h *wire.CallHeader) (*procedure, wire.AcceptStat, [2]uint32) {
+	var known []procedure
+	var version uint32
+	switch h.Program {
+	case wire.ProgramNFS:
+		known, version = nfsProcedures[:], wire.VersionNFS
+	case wire.ProgramMount:
+		known, version = mountProcedures[:], wire.VersionMount
+	default:
+		return nil, wire.AcceptProgUnavail, [2]uint32{}
+	}
+	if h.Version != version {
+		return nil, wire.AcceptProgMismatch, [2]uint32{version, version}
+	}
+	if int64(h.Proc) >= int64(len(known)) {
+		return nil, wire.AcceptProcUnavail, [2]uint32{}
+	}
+	return &known[h.Proc], wire.AcceptSuccess, [2]uint32{}
+}
+
+var hashSeed = maphash.MakeSeed()
+
+// answer returns the reply to a call, or nil where the record is none.
+func (s *Server) answer(ctx context.Context, client netip.Addr, record []byte) *wire.Encoder {
+	d := wire.NewDecoder(record)
+	var head wire.CallHeader
+	head.Decode(d)
+	if d.Err() != nil {
+		return nil
+	}
+	p, stat, versions := find(&head)
+	if p == nil {
+		return reply(&head, stat, versions, nil)
+	}
+	run := func() *wire.Encoder {
+		return s.run(ctx, p, &call{Server: s, auth: head.Auth, client: client}, &head, d)
+	}
+	if !p.once {
+		return run()
+	}
+	return s.replies.once(ctx, replyKey{client, head.XID, head.Program, head.Proc, maphash.Bytes(hashSeed, record)}, run)
+}
+
+func (s *Server) run(ctx context.Context, p *procedure, c *call, head *wire.CallHeader, d *wire.Decoder) (e *wire.Encoder) {
+	defer func() {
+		if r := recover(); r != nil {
+			klog.FromContext(ctx).Error(fmt.Errorf("panic: %v", r), "NFS call failed", "program", head.Program, "procedure", head.Proc)
+			e = reply(head, wire.AcceptSystemErr, [2]uint32{}, nil)
+		}
+	}()
+	results, err := p.run(c, d)
+	if err != nil {
+		return reply(head, wire.AcceptGarbageArgs, [2]uint32{}, nil)
+	}
+	return reply(head, wire.AcceptSuccess, [2]uint32{}, results)
+}
+
+func reply(head *wire.CallHeader, stat wire.AcceptStat, versions [2]uint32, results wire.Message) *wire.Encoder {
+	e := wire.RecordSpace(make([]byte, 0, 256))
+	wire.Replied(e, head.XID, stat, versions)
+	if results != nil {
+		results.Encode(e)
+	}
+	return e
+}
