@@ -261,14 +261,16 @@ func TestHostileServer(t *testing.T) {
 		answer func(xid, proc uint32) []byte
 		want   error
 	}{
-		"a short reply":       {func(xid, _ uint32) []byte { return frame(t, xid, func(e *wire.Encoder) { e.Uint32(0) }) }, wire.ErrMalformed},
-		"a long reply":        {func(xid, _ uint32) []byte { return frame(t, xid, func(e *wire.Encoder) { attr(e); e.Uint32(1) }) }, wire.ErrMalformed},
-		"another call's ID":   {func(xid, _ uint32) []byte { return frame(t, xid+1, attr) }, client.ErrTimeout},
-		"an absurd length":    {func(uint32, uint32) []byte { return []byte{0xff, 0xff, 0xff, 0xff, 1, 2, 3} }, client.ErrTimeout},
-		"noise":               {func(uint32, uint32) []byte { return []byte("HTTP/1.1 400 Bad Request\r\n\r\n") }, client.ErrTimeout},
-		"an end":              {func(uint32, uint32) []byte { return nil }, client.ErrTimeout},
-		"an unknown status":   {func(xid, _ uint32) []byte { return frame(t, xid, func(e *wire.Encoder) { e.Uint32(4711) }) }, wire.Status(4711)},
-		"a file of type 99":   {func(xid, _ uint32) []byte { return frame(t, xid, func(e *wire.Encoder) { (&wire.GetAttrRes{Attr: wire.Attr{Type: 99}}).Encode(e) }) }, wire.ErrMalformed},
+		"a short reply":     {func(xid, _ uint32) []byte { return frame(t, xid, func(e *wire.Encoder) { e.Uint32(0) }) }, wire.ErrMalformed},
+		"a long reply":      {func(xid, _ uint32) []byte { return frame(t, xid, func(e *wire.Encoder) { attr(e); e.Uint32(1) }) }, wire.ErrMalformed},
+		"another call's ID": {func(xid, _ uint32) []byte { return frame(t, xid+1, attr) }, client.ErrTimeout},
+		"an absurd length":  {func(uint32, uint32) []byte { return []byte{0xff, 0xff, 0xff, 0xff, 1, 2, 3} }, client.ErrTimeout},
+		"noise":             {func(uint32, uint32) []byte { return []byte("HTTP/1.1 400 Bad Request\r\n\r\n") }, client.ErrTimeout},
+		"an end":            {func(uint32, uint32) []byte { return nil }, client.ErrTimeout},
+		"an unknown status": {func(xid, _ uint32) []byte { return frame(t, xid, func(e *wire.Encoder) { e.Uint32(4711) }) }, wire.Status(4711)},
+		"a file of type 99": {func(xid, _ uint32) []byte {
+			return frame(t, xid, func(e *wire.Encoder) { (&wire.GetAttrRes{Attr: wire.Attr{Type: 99}}).Encode(e) })
+		}, wire.ErrMalformed},
 		"no file":             {func(xid, _ uint32) []byte { return frame(t, xid, func(e *wire.Encoder) { e.Uint32(2) }) }, fs.ErrNotExist},
 		"two replies for one": {func(xid, _ uint32) []byte { f := frame(t, xid, attr); return append(f, f...) }, nil},
 	} {

@@ -22,7 +22,8 @@ type call struct {
 // procedure reads its arguments, does its work and returns its results.
 type procedure struct {
 	run func(*call, *wire.Decoder) (wire.Message, error)
-	// once is set for what may not be done twice: a copy of the call gets the first one's reply.
+	// once is set for what may not be done twice: a copy of the call gets the first one's reply. Of a write too, for a copy
+	// that was held up may come after newer writes.
 	once bool
 }
 
@@ -53,7 +54,7 @@ var nfsProcedures = [...]procedure{
 	wire.ProcAccess:      procedureOf(false, (*call).access),
 	wire.ProcReadLink:    procedureOf(false, (*call).readLink),
 	wire.ProcRead:        procedureOf(false, (*call).read),
-	wire.ProcWrite:       procedureOf(false, (*call).write),
+	wire.ProcWrite:       procedureOf(true, (*call).write),
 	wire.ProcCreate:      procedureOf(true, (*call).create),
 	wire.ProcMkdir:       procedureOf(true, (*call).mkdir),
 	wire.ProcSymlink:     procedureOf(true, (*call).symlink),
@@ -100,6 +101,9 @@ func find(h *wire.CallHeader) (*procedure, wire.AcceptStat, [2]uint32) {
 	return &known[h.Proc], wire.AcceptSuccess, [2]uint32{}
 }
 
+// hashed is how many bytes of a call tell it from another one with the same transaction ID.
+const hashed = 512
+
 var hashSeed = maphash.MakeSeed()
 
 // answer returns the reply to a call, or nil where the record is none.
@@ -120,7 +124,8 @@ func (s *Server) answer(ctx context.Context, client netip.Addr, record []byte) *
 	if !p.once {
 		return run()
 	}
-	return s.replies.once(ctx, replyKey{client, head.XID, head.Program, head.Proc, maphash.Bytes(hashSeed, record)}, run)
+	sum := maphash.Bytes(hashSeed, record[:min(len(record), hashed)])
+	return s.replies.once(ctx, replyKey{client, head.XID, head.Program, head.Proc, sum}, run)
 }
 
 func (s *Server) run(ctx context.Context, p *procedure, c *call, head *wire.CallHeader, d *wire.Decoder) (e *wire.Encoder) {

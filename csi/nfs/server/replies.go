@@ -10,10 +10,10 @@ import (
 )
 
 // replies are how many replies are kept for calls that are sent twice. Their size is bounded by what CREATE answers.
-const replies = 2048
+const replies = 8192
 
-// replyKey tells a copy of a call from another call: the whole of it is hashed, since a client that starts anew may
-// begin with any transaction ID.
+// replyKey tells a copy of a call from another call: its beginning is hashed, since a client that starts anew may begin
+// with any transaction ID.
 type replyKey struct {
 	client             netip.Addr
 	xid, program, proc uint32
