@@ -53,7 +53,7 @@ func StartGanesha(t *testing.T, share string) *Ganesha {
 			t.Skipf("%v: install nfs-ganesha, nfs-ganesha-vfs and rpcbind", err)
 		}
 	}
-	g := &Ganesha{t: t, dir: t.TempDir(), namespace: netns(t)}
+	g := &Ganesha{t: t, dir: t.TempDir(), namespace: Namespace(t)}
 	config := filepath.Join(g.dir, "ganesha.conf")
 	if err := os.WriteFile(config, fmt.Appendf(nil, ports, share), 0o600); err != nil {
 		t.Fatal(err)
@@ -161,8 +161,8 @@ func (g *Ganesha) dial(ctx context.Context, network, address string) (conn net.C
 	return conn, err
 }
 
-// netns makes a network namespace with its loopback up, and returns a path to it.
-func netns(t *testing.T) string {
+// Namespace makes a network namespace with its loopback up, for as long as the test runs, and returns a path to it.
+func Namespace(t *testing.T) string {
 	t.Helper()
 	var ns *os.File
 	if err := osthread.Run(func() (err error) {

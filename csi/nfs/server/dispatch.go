@@ -80,6 +80,11 @@ var mountProcedures = [...]procedure{
 	wire.MountExport:  procedureOf(false, (*call).listExports),
 }
 
+var portmapProcedures = [...]procedure{
+	0:                   procedureOf(false, null),
+	wire.PortmapGetPort: procedureOf(false, (*call).getPort),
+}
+
 // find returns the procedure of a call, or why there is none.
 func find(h *wire.CallHeader) (*procedure, wire.AcceptStat, [2]uint32) {
 	var known []procedure
@@ -89,13 +94,15 @@ func find(h *wire.CallHeader) (*procedure, wire.AcceptStat, [2]uint32) {
 		known, version = nfsProcedures[:], wire.VersionNFS
 	case wire.ProgramMount:
 		known, version = mountProcedures[:], wire.VersionMount
+	case wire.ProgramPortmap:
+		known, version = portmapProcedures[:], wire.VersionPortmap
 	default:
 		return nil, wire.AcceptProgUnavail, [2]uint32{}
 	}
 	if h.Version != version {
 		return nil, wire.AcceptProgMismatch, [2]uint32{version, version}
 	}
-	if int64(h.Proc) >= int64(len(known)) {
+	if int64(h.Proc) >= int64(len(known)) || known[h.Proc].run == nil {
 		return nil, wire.AcceptProcUnavail, [2]uint32{}
 	}
 	return &known[h.Proc], wire.AcceptSuccess, [2]uint32{}

@@ -64,3 +64,13 @@ func (c *call) listExports(*nothing) wire.Message {
 	}
 	return res
 }
+
+// getPort answers for a port mapper that everything is on one port, over TCP.
+func (c *call) getPort(a *wire.PortArgs) wire.Message {
+	nfs := a.Program == wire.ProgramNFS && a.Version == wire.VersionNFS
+	mount := a.Program == wire.ProgramMount && a.Version == wire.VersionMount
+	if (nfs || mount) && a.Protocol == wire.ProtocolTCP {
+		return &wire.PortRes{Port: uint32(c.config.Port)}
+	}
+	return &wire.PortRes{}
+}

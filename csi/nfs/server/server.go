@@ -34,6 +34,9 @@ type Config struct {
 	Exports []Export
 	// Key seals the handles, KeySize random bytes. With another key the handles that clients hold are stale.
 	Key []byte
+	// Port is where clients reach the server, which it answers to those who ask a port mapper. Serve on port 111 too
+	// for clients that are not told the ports.
+	Port uint16
 }
 
 // Server serves exports. Its methods may be called from several goroutines.
