@@ -55,7 +55,7 @@ once for the cluster.`,
 		SilenceErrors: true,
 		Args:          cobra.NoArgs,
 	}
-	cmd.AddCommand(newNodeCommand(), newControllersCommand(), newVersionCommand())
+	cmd.AddCommand(newNodeCommand(), newControllersCommand(), newNFSCommand(), newVersionCommand())
 	return cmd
 }
 
