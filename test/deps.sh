@@ -6,7 +6,8 @@ set -eu
 # command or file to look for : package
 runtime="gcc:gcc make:make git:git pkg-config:pkg-config /usr/include/seccomp.h:libseccomp-dev ip:iproute2 nft:nftables \
 mkfs.ext4:e2fsprogs mount:mount"
-test="mmdebstrap:mmdebstrap gpgv:gpgv conntrack:conntrack"
+test="mmdebstrap:mmdebstrap gpgv:gpgv conntrack:conntrack ganesha.nfsd:nfs-ganesha \
+/usr/share/doc/nfs-ganesha-vfs:nfs-ganesha-vfs rpcbind:rpcbind nfs-cp:libnfs-utils"
 
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 missing=

@@ -182,12 +182,11 @@ func (c *Client) do(ctx context.Context, proc wire.Proc, args, results wire.Mess
 		if err := ch.call(ctx, head, args, results, s.o.Patience); err != nil {
 			return &Error{s.o.String(), proc, err}
 		}
-		switch *status {
-		case wire.OK:
+		if *status != wire.ErrJukebox {
+			if err := status.Err(); err != nil {
+				return &Error{s.o.String(), proc, err}
+			}
 			return nil
-		default:
-			return &Error{s.o.String(), proc, *status}
-		case wire.ErrJukebox:
 		}
 		timer := time.NewTimer(wait)
 		select {

@@ -147,7 +147,7 @@ func random(target, served, seed string) error {
 			}
 			onServer, err := os.ReadFile(filepath.Join(served, name))
 			if err != nil || len(onServer) != len(model) {
-				return fmt.Errorf("step %d: %d bytes on the server, want %d, %v", step, len(onServer), len(model), err)
+				return fmt.Errorf("step %d: %d bytes on the server, want %d, %w", step, len(onServer), len(model), err)
 			}
 			if err := check(step, "on the server", onServer, 0); err != nil {
 				return err
@@ -174,7 +174,7 @@ func random(target, served, seed string) error {
 			}
 		default:
 			if info, err := f.Stat(); err != nil || info.Size() != int64(len(model)) {
-				return fmt.Errorf("step %d: size %d, want %d, %v", step, info.Size(), len(model), err)
+				return fmt.Errorf("step %d: size %d, want %d, %w", step, info.Size(), len(model), err)
 			}
 		}
 	}
@@ -183,7 +183,7 @@ func random(target, served, seed string) error {
 	}
 	onServer, err := os.ReadFile(filepath.Join(served, name))
 	if err != nil || len(onServer) != len(model) {
-		return fmt.Errorf("%d bytes on the server, want %d, %v", len(onServer), len(model), err)
+		return fmt.Errorf("%d bytes on the server, want %d, %w", len(onServer), len(model), err)
 	}
 	if err := check(steps, "on the server after the close", onServer, 0); err != nil {
 		return err

@@ -58,10 +58,15 @@ func (id identity) as(f func() error) error {
 	return err
 }
 
+// nobody is an ID that no user or group has: setfsuid and setfsgid leave the thread as it is for it.
+const nobody = ^uintptr(0)
+
 // assume makes the thread this identity, by the system calls themselves: the wrappers of package syscall change all threads.
 func (id identity) assume() error {
 	// Root first, or the calls below would not be allowed.
-	unix.RawSyscall(unix.SYS_SETFSUID, 0, 0, 0)
+	if err := set(unix.SYS_SETFSUID, 0); err != nil {
+		return err
+	}
 	var groups unsafe.Pointer
 	if len(id.groups) > 0 {
 		groups = unsafe.Pointer(&id.groups[0])
@@ -69,14 +74,18 @@ func (id identity) assume() error {
 	if _, _, errno := unix.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(id.groups)), uintptr(groups), 0); errno != 0 {
 		return errno
 	}
-	unix.RawSyscall(unix.SYS_SETFSGID, uintptr(id.gid), 0, 0)
-	unix.RawSyscall(unix.SYS_SETFSUID, uintptr(id.uid), 0, 0)
-	// These two report the earlier value and no error: ask again, with a value that nobody has.
-	const nobody = ^uintptr(0)
-	if gid, _, _ := unix.RawSyscall(unix.SYS_SETFSGID, nobody, 0, 0); uint32(gid) != id.gid {
-		return unix.EPERM
+	if err := set(unix.SYS_SETFSGID, id.gid); err != nil {
+		return err
 	}
-	if uid, _, _ := unix.RawSyscall(unix.SYS_SETFSUID, nobody, 0, 0); uint32(uid) != id.uid {
+	return set(unix.SYS_SETFSUID, id.uid)
+}
+
+// set calls setfsuid or setfsgid. They return the earlier value whether they succeeded or not, so they are asked again.
+func set(call uintptr, id uint32) error {
+	if _, _, errno := unix.RawSyscall(call, uintptr(id), 0, 0); errno != 0 {
+		return errno
+	}
+	if now, _, errno := unix.RawSyscall(call, nobody, 0, 0); errno != 0 || uint32(now) != id {
 		return unix.EPERM
 	}
 	return nil

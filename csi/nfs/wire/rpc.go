@@ -7,9 +7,12 @@ import (
 
 // Numbers of programs and their versions.
 const (
-	ProgramPortmap, VersionPortmap = 100000, 2
-	ProgramNFS, VersionNFS         = 100003, 3
-	ProgramMount, VersionMount     = 100005, 3
+	ProgramPortmap = 100000
+	VersionPortmap = 2
+	ProgramNFS     = 100003
+	VersionNFS     = 3
+	ProgramMount   = 100005
+	VersionMount   = 3
 )
 
 // Numbers of RFC 5531.

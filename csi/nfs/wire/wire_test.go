@@ -214,7 +214,7 @@ func TestRecords(t *testing.T) {
 				t.Errorf("got %q, %v, want %q", got, err, want)
 			}
 		}
-		if _, err := r.Next(nil); err != io.EOF {
+		if _, err := r.Next(nil); !errors.Is(err, io.EOF) {
 			t.Errorf("at the end: %v", err)
 		}
 	}
@@ -300,7 +300,7 @@ func TestStatus(t *testing.T) {
 	if !errors.Is(ErrNoEnt, fs.ErrNotExist) || !errors.Is(ErrAcces, fs.ErrPermission) || errors.Is(ErrIO, fs.ErrExist) {
 		t.Error("a status is not the error it stands for")
 	}
-	if OK.Err() != nil || ErrStale.Err() != ErrStale {
+	if OK.Err() != nil || !errors.Is(ErrStale.Err(), ErrStale) {
 		t.Error("Err")
 	}
 	for err, want := range map[error]Status{
