@@ -42,17 +42,26 @@ func (fs *FS) refresh(ctx context.Context, n *node) (wire.Attr, error) {
 }
 
 // dropPages drops the kernel's pages of a file that somebody else changed. Not here: the kernel may wait with a page locked for
-// this very call.
+// this very call. Until it is done, whoever opens the file does not get the old pages either.
 func (fs *FS) dropPages(n *node, now *wire.Attr) {
 	n.mu.Lock()
-	changed := now.Type == wire.TypeRegular && now.Mtime != n.cached.Mtime && n.cached.Type != 0 && !n.data.own
+	changed := now.Type == wire.TypeRegular && n.cached.Type != 0 && now.Mtime != n.cached.Mtime && !n.data.own
 	if changed {
-		n.cached = *now
+		n.cached = wire.Attr{}
 	}
 	n.mu.Unlock()
-	if changed {
-		fs.wg.Go(func() { fs.server.InodeNotify(n.id, 0, 0) })
+	if !changed {
+		return
 	}
+	seen := *now
+	fs.wg.Go(func() {
+		fs.server.InodeNotify(n.id, 0, 0)
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		if n.cached.Type == 0 {
+			n.cached = seen
+		}
+	})
 }
 
 // SetAttr changes attributes.

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -42,6 +43,7 @@ func serveDir(t *testing.T, prepare func(dir string)) *share {
 	prepare(s.dir)
 	key := make([]byte, server.KeySize)
 	_, _ = rand.Read(key)
+	var mu sync.Mutex
 	var address string
 	start := func() (stop func()) {
 		nfs, err := server.New(server.Config{Key: key, Exports: []server.Export{{
@@ -54,7 +56,9 @@ func serveDir(t *testing.T, prepare func(dir string)) *share {
 		if err != nil {
 			t.Fatal(err)
 		}
+		mu.Lock()
 		address = listener.Addr().String()
+		mu.Unlock()
 		ctx, cancel := context.WithCancel(context.Background())
 		ended := make(chan error, 1)
 		go func() { ended <- nfs.Serve(ctx, listener) }()
@@ -72,7 +76,10 @@ func serveDir(t *testing.T, prepare func(dir string)) *share {
 		stop = start()
 	}
 	s.proxy = nfstest.NewProxy(t, func(ctx context.Context) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, "tcp", address)
+		mu.Lock()
+		to := address
+		mu.Unlock()
+		return new(net.Dialer).DialContext(ctx, "tcp", to)
 	})
 	s.options = client.Options{
 		Server: "127.0.0.1", Share: "/data", Port: s.proxy.Port(), Auth: &wire.Auth{}, Connections: 2, Retransmit: time.Second,
