@@ -90,7 +90,7 @@ func (fs *FS) write(ctx context.Context, n *node, as *client.Client, offset uint
 	if err := n.takeError(); err != nil {
 		return err
 	}
-	if fs.dirty.tight() {
+	if fs.dirty.tight() && fs.cleaning.CompareAndSwap(false, true) {
 		fs.wg.Go(fs.clean)
 	}
 	if err := fs.dirty.reserve(ctx, int64(len(data))); err != nil {
@@ -316,8 +316,9 @@ func (fs *FS) safe(n *node, extents []*extent, after *wire.Attr, when uint64) {
 	d.move()
 }
 
-// clean makes the writes of all files safe, so that writers need not wait.
+// clean makes the writes of all files safe, so that writers need not wait. One cleans at a time.
 func (fs *FS) clean() {
+	defer fs.cleaning.Store(false)
 	fs.mu.Lock()
 	nodes := make([]*node, 0, len(fs.nodes))
 	for _, n := range fs.nodes {

@@ -61,6 +61,8 @@ type FS struct {
 	// changes numbers what this client changes, so that older attributes are told from newer ones.
 	changes atomic.Uint64
 	dirty   budget
+	// cleaning is set while somebody makes writes safe because there are too many.
+	cleaning atomic.Bool
 
 	mu       sync.Mutex
 	nodes    map[uint64]*node
