@@ -68,7 +68,7 @@ func (n *node) configure(t *testing.T) {
 	err = tmpl.Option("missingkey=error").Execute(&config, map[string]any{
 		"Root": n.dir + "/root", "State": n.dir + "/state", "Socket": n.socket, "PauseImage": ref,
 		"BinDir": n.bin, "CNIBinDir": n.bin + "/cni", "CNIConfDir": n.dir + "/cni", "CgroupPath": "",
-		"RestrictOOM": true, "SystemdCgroup": false,
+		"RestrictOOM": true, "SystemdCgroup": false, "RegistryDir": n.dir + "/certs.d",
 	})
 	if err != nil {
 		t.Fatal(err)
