@@ -17,6 +17,7 @@ import (
 	"github.com/orlop-io/orlop/csi/nfs/client"
 	"github.com/orlop-io/orlop/csi/nfs/fusefs"
 	"github.com/orlop-io/orlop/csi/nfs/server"
+	"github.com/orlop-io/orlop/csi/nfs/wire"
 )
 
 func newNFSMountCommand() *cobra.Command {
@@ -50,6 +51,8 @@ Locks hold on this machine alone.`,
 			unmounted := make(chan error, 1)
 			stop := context.AfterFunc(ctx, func() { unmounted <- mounted.Unmount() })
 			mounted.Wait()
+			klog.FromContext(ctx).Info("Unmounted", "share", c, "reads", c.Calls(wire.ProcRead), "writes", c.Calls(wire.ProcWrite),
+				"commits", c.Calls(wire.ProcCommit), "lookups", c.Calls(wire.ProcLookup), "attributes", c.Calls(wire.ProcGetAttr))
 			if stop() {
 				return nil
 			}

@@ -51,6 +51,26 @@ func (c *Client) Read(ctx context.Context, object wire.Handle, offset uint64, co
 	return r, err
 }
 
+// readInto is the result of a read whose data goes into a buffer of the caller's.
+type readInto struct {
+	wire.ReadRes
+
+	to []byte
+	n  int
+}
+
+// take copies the data out of the record.
+func (r *readInto) take() { r.n, r.Data = copy(r.to, r.Data), nil }
+
+// ReadInto reads into the buffer, as much as one call gives, and returns how much that was, and whether the file ends
+// there.
+func (c *Client) ReadInto(ctx context.Context, object wire.Handle, offset uint64, to []byte) (n int, eof bool, _ error) {
+	r := readInto{to: to}
+	args := &wire.ReadArgs{Object: object, Offset: offset, Count: uint32(len(to))}
+	err := c.do(ctx, wire.ProcRead, args, &r, &r.Status)
+	return r.n, r.EOF, err
+}
+
 // Write writes to a file. The server may write less than all of the data.
 func (c *Client) Write(
 	ctx context.Context, object wire.Handle, offset uint64, data []byte, stable wire.Stability,

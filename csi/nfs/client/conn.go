@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -70,7 +71,7 @@ func encode(head *wire.CallHeader, args wire.Message) *wire.Encoder {
 	return e
 }
 
-// decode reads the results of the call that the record answers.
+// decode reads the results of the call that the record answers, which results may refer to.
 func decode(record []byte, results wire.Message) error {
 	d := wire.NewDecoder(record)
 	if _, err := wire.ReplyXID(d); err != nil {
@@ -96,7 +97,12 @@ func (c *channel) call(ctx context.Context, head wire.CallHeader, args, results 
 		sent := time.Now()
 		record, err := c.attempt(ctx, head.XID, e)
 		if err == nil {
-			return decode(record, results)
+			err := decode(record, results)
+			if r, ok := results.(*readInto); ok {
+				r.take()
+				recycle(record)
+			}
+			return err
 		}
 		if errors.Is(err, errClosed) {
 			return err
@@ -277,13 +283,48 @@ func (l *link) send(ctx context.Context, e *wire.Encoder) error {
 	return nil
 }
 
+// recordSize is what a record of the largest usual transfer takes; larger ones are made for the occasion.
+const recordSize = 1<<20 + 4096
+
+// records are buffers of large replies, used again when whoever got one gives it back.
+var records = sync.Pool{New: func() any {
+	b := make([]byte, 0, recordSize)
+	return &b
+}}
+
+// small is up to where a reply gets a buffer of its own size.
+const small = 64 << 10
+
+// nextRecord reads a record: a large one into a buffer of the pool.
+func nextRecord(reader *wire.RecordReader) ([]byte, error) {
+	buf := records.Get().(*[]byte)
+	record, err := reader.Next(*buf)
+	if err != nil {
+		return nil, err
+	}
+	if len(record) > small {
+		return record, nil
+	}
+	own := slices.Clone(record)
+	records.Put(buf)
+	return own, nil
+}
+
+// recycle gives the buffer of a reply back that nobody uses any more.
+func recycle(record []byte) {
+	if cap(record) == recordSize {
+		record = record[:0]
+		records.Put(&record)
+	}
+}
+
 // receive hands replies to those who wait for them until the connection breaks. A reply that nobody waits for, to a call
 // that was given up or sent twice, is dropped.
 func (l *link) receive() {
 	// The buffer is small, so that the data of large reads goes into its record at once.
 	reader := wire.NewRecordReader(bufio.NewReaderSize(l.conn, 4096), wire.MaxRecord)
 	for {
-		record, err := reader.Next(nil)
+		record, err := nextRecord(reader)
 		if err != nil {
 			// The connection's own error is what counts, and it is closed without anything to flush.
 			_ = l.fail(fmt.Errorf("connection to %v: %w", l.conn.RemoteAddr(), err))

@@ -121,15 +121,12 @@ func (fs *FS) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.Re
 	size := min(int(in.Size), len(buf))
 	got := 0
 	for got < size {
-		r, err := f.as.Read(ctx, n.handle, in.Offset+uint64(got), min(uint32(size-got), fs.transfer))
+		part := buf[got:min(size, got+int(fs.transfer))]
+		count, eof, err := f.as.ReadInto(ctx, n.handle, in.Offset+uint64(got), part)
 		if err != nil {
 			return nil, code(err)
 		}
-		if got == 0 && (r.EOF || len(r.Data) == size) {
-			return fuse.ReadResultData(r.Data[:min(len(r.Data), size)]), fuse.OK
-		}
-		got += copy(buf[got:size], r.Data)
-		if r.EOF || len(r.Data) == 0 {
+		if got += count; eof || count == 0 {
 			break
 		}
 	}

@@ -3,6 +3,7 @@ package server
 import (
 	"errors"
 	"math"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -47,8 +48,7 @@ func (c *call) read(a *wire.ReadArgs) wire.Message {
 	if err == nil {
 		defer closeFD(fd)
 		if a.Offset <= maxFileSize {
-			res.Data = make([]byte, min(a.Count, maxTransfer))
-			res.Data, err = readAll(fd, res.Data, int64(a.Offset))
+			res.Data, err = readAll(fd, c.buffer(int(min(a.Count, maxTransfer))), int64(a.Offset))
 		}
 	}
 	res.Status, res.Attr = wire.StatusOf(err), f.stat()
@@ -57,6 +57,19 @@ func (c *call) read(a *wire.ReadArgs) wire.Message {
 		res.EOF = true
 	}
 	return res
+}
+
+// buffers are used again for the data of large reads.
+var buffers = sync.Pool{New: func() any { return new([maxTransfer]byte) }}
+
+// buffer returns a buffer that is given back after the reply was sent.
+func (c *call) buffer(size int) []byte {
+	if size < maxTransfer/16 {
+		return make([]byte, size)
+	}
+	b := buffers.Get().(*[maxTransfer]byte)
+	c.sent = func() { buffers.Put(b) }
+	return b[:size]
 }
 
 // readAll reads until the buffer is full or the file ends.

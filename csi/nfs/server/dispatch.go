@@ -17,6 +17,8 @@ type call struct {
 
 	auth   *wire.Auth
 	client netip.Addr
+	// sent, where not nil, is called when the reply was sent.
+	sent func()
 }
 
 // procedure reads its arguments, does its work and returns its results.
@@ -113,26 +115,32 @@ const hashed = 512
 
 var hashSeed = maphash.MakeSeed()
 
-// answer returns the reply to a call, or nil where the record is none.
-func (s *Server) answer(ctx context.Context, client netip.Addr, record []byte) *wire.Encoder {
+// answer returns the reply to a call, or nil where the record is none. Call sent afterwards.
+func (s *Server) answer(ctx context.Context, client netip.Addr, record []byte) (_ *wire.Encoder, sent func()) {
+	sent = func() {}
 	d := wire.NewDecoder(record)
 	var head wire.CallHeader
 	head.Decode(d)
 	if d.Err() != nil {
-		return nil
+		return nil, sent
 	}
 	p, stat, versions := find(&head)
 	if p == nil {
-		return reply(&head, stat, versions, nil)
+		return reply(&head, stat, versions, nil), sent
 	}
+	c := &call{Server: s, auth: head.Auth, client: client}
 	run := func() *wire.Encoder {
-		return s.run(ctx, p, &call{Server: s, auth: head.Auth, client: client}, &head, d)
+		return s.run(ctx, p, c, &head, d)
 	}
 	if !p.once {
-		return run()
+		e := run()
+		if c.sent != nil {
+			sent = c.sent
+		}
+		return e, sent
 	}
 	sum := maphash.Bytes(hashSeed, record[:min(len(record), hashed)])
-	return s.replies.once(ctx, replyKey{client, head.XID, head.Program, head.Proc, sum}, run)
+	return s.replies.once(ctx, replyKey{client, head.XID, head.Program, head.Proc, sum}, run), sent
 }
 
 func (s *Server) run(ctx context.Context, p *procedure, c *call, head *wire.CallHeader, d *wire.Decoder) (e *wire.Encoder) {

@@ -172,7 +172,8 @@ func (s *Server) connection(ctx context.Context, conn net.Conn) error {
 		}
 		calls.Go(func() {
 			defer func() { <-room }()
-			reply := s.answer(ctx, client.Addr().Unmap(), record)
+			reply, sent := s.answer(ctx, client.Addr().Unmap(), record)
+			defer sent()
 			if reply == nil {
 				cancel() // nothing that an answer could be given to
 				return
