@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"path"
+	"slices"
 	"text/template"
 
 	"golang.org/x/sync/errgroup"
@@ -37,8 +38,12 @@ func (c *Cluster) manifests() ([]*unstructured.Unstructured, error) {
 	if err != nil || c.state.Plain {
 		return objects, err
 	}
-	storage, err := readManifests(deploy.Base, "base", nil)
-	return append(objects, storage...), err
+	base, err := readManifests(deploy.Base, "base", nil)
+	if err != nil {
+		return nil, err
+	}
+	local, err := readManifests(deploy.Local, "local", nil)
+	return slices.Concat(objects, base, local), err
 }
 
 // readManifests decodes every object of every file in dir; with values the files are templates.

@@ -4,7 +4,12 @@ package deploy
 
 import "embed"
 
-// Base are the manifests common to every cluster: namespace, roles, driver and storage class.
+// Base are the manifests common to every cluster: namespace, the driver of configuration volumes, the controllers' roles.
 //
 //go:embed base/*.yaml
 var Base embed.FS
+
+// Local are those of node-local volumes: roles, driver and storage class.
+//
+//go:embed local/*.yaml
+var Local embed.FS

@@ -22,7 +22,7 @@ import (
 )
 
 // configServed reports whether configuration volumes are served: they come from the API server.
-func (n *Node) configServed() bool { return n.ConfigVolumes && n.Kubeconfig != "" }
+func (n *Node) configServed() bool { return n.ConfigVolumes && n.hasAPI() }
 
 func (n *Node) configSocket() string {
 	return filepath.Join(n.KubeletDir, "plugins", config.DriverName, "csi.sock")
@@ -51,11 +51,11 @@ func (c *configVolumes) ready() error {
 	return c.registrar.Ready()
 }
 
-// run serves configuration volumes until ctx ends. Of the kubeconfig it uses where the API server is and how to know it;
-// the node's own credentials are for the events alone.
+// run serves configuration volumes until ctx ends. Of the kubeconfig, or the service account, it uses where the API
+// server is and how to know it; the node's own credentials are for the events alone.
 func (c *configVolumes) run(ctx context.Context, metrics *driver.Metrics) (err error) {
 	n := c.node
-	api, err := clientConfig(n.Kubeconfig, "orlop-storage-config")
+	api, err := n.api("orlop-storage-config")
 	if err != nil {
 		return err
 	}

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"io"
+	"net"
+	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -57,10 +59,49 @@ func TestNodeServesConfigVolumes(t *testing.T) {
 	if _, err := os.Lstat(socket); err == nil {
 		t.Error("configuration volumes are served in spite of --config-volumes=false")
 	}
-	cmd := exec.Command(os.Args[0], "node", "--node-name=n", "--cluster-id=c", "--pool="+dir+"/pool", "--kubelet-dir="+dir,
-		"--config-volumes")
-	cmd.Env = append(os.Environ(), mainVar+"=1")
-	if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), "--config-volumes needs --kubeconfig") {
-		t.Errorf("without a kubeconfig: %v: %s", err, out)
+}
+
+// Alone, configuration volumes need neither pool nor cluster, and local ones are neither served nor announced.
+func TestNodeServesConfigVolumesAlone(t *testing.T) {
+	dir := newDir(t)
+	kubeconfig := filepath.Join(dir, "kubeconfig")
+	must(t, os.WriteFile(kubeconfig, []byte(nowhere), 0o600))
+	const name = "config.csi.orlop.io"
+	t.Cleanup(func() { must(t, unix.Unmount(filepath.Join(dir, "run", name), unix.UMOUNT_NOFOLLOW)) })
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	address := l.Addr().String()
+	must(t, l.Close())
+	p := run(t, dir, name, "--node-name=n1", "--local-volumes=false", "--kubelet-dir="+dir, "--kubeconfig="+kubeconfig,
+		"--run-dir="+filepath.Join(dir, "run"), "--http-address="+address)
+	conn, err := grpc.NewClient("unix:"+filepath.Join(dir, "plugins_registry", name+"-reg.sock"), dialOptions...)
+	must(t, err)
+	kubelet := registerapi.NewRegistrationClient(conn)
+	_, err = kubelet.GetInfo(p.gone, &registerapi.InfoRequest{})
+	must(t, err)
+	ready := func() (int, string) {
+		resp, err := http.Get("http://" + address + "/readyz")
+		if err != nil {
+			return 0, err.Error()
+		}
+		body, err := io.ReadAll(resp.Body)
+		must(t, err, resp.Body.Close())
+		return resp.StatusCode, string(body)
 	}
+	eventually(t, "the address is served", func() bool { code, _ := ready(); return code != 0 })
+	if code, body := ready(); code != http.StatusServiceUnavailable || !strings.Contains(body, "has not registered") {
+		t.Errorf("before the kubelet came: %d %s", code, body)
+	}
+	_, err = kubelet.NotifyRegistrationStatus(p.gone, &registerapi.RegistrationStatus{PluginRegistered: true})
+	must(t, err, conn.Close())
+	if code, body := ready(); code != http.StatusOK {
+		t.Errorf("after the kubelet came: %d %s", code, body)
+	}
+	for _, pattern := range []string{"plugins/*", "plugins_registry/*"} {
+		found, err := filepath.Glob(filepath.Join(dir, pattern))
+		if err != nil || len(found) != 1 || !strings.HasPrefix(filepath.Base(found[0]), name) {
+			t.Errorf("served or announced: %v, %v", found, err)
+		}
+	}
+	http.DefaultClient.CloseIdleConnections()
 }

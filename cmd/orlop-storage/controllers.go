@@ -5,21 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"sync/atomic"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
-	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
-	"k8s.io/klog/v2"
 
 	"github.com/orlop-io/orlop/csi/host"
-	"github.com/orlop-io/orlop/provisioner"
-	"github.com/orlop-io/orlop/pvcontroller"
 )
 
 const (
@@ -34,6 +29,10 @@ type Controllers struct {
 	Kubeconfig string
 	// HTTPSocket is the path of a Unix socket that serves /readyz and /metrics; empty for none.
 	HTTPSocket string
+	// HTTPAddress is an address (host:port, the host may be empty) that serves the same over TCP; empty for none.
+	HTTPAddress string
+	// Volumes binds claims to volumes. Without it, the cluster's kube-controller-manager does.
+	Volumes bool
 	// LeaderElect makes the process wait until no other one works. Without it, it must be the only one.
 	LeaderElect bool
 	// LeaderElectNamespace holds the lease by which processes take turns.
@@ -58,8 +57,9 @@ claim is gone, and choose a node for claims that do not wait for a pod. Roll wor
 that ask for it when a ConfigMap or Secret that they use changes. Delete immutable ConfigMaps
 and Secrets that ask for it once nothing refers to them.
 
-This takes the place of two controllers of kube-controller-manager, which must be off:
+For volumes this takes the place of two controllers of kube-controller-manager, which must be off:
   --controllers=*,-persistentvolume-binder-controller,-persistentvolume-expander-controller
+Where they are on, give --volumes=false.
 
 Several replicas may run: one works, the others wait until it stops.`,
 		Example: `  orlop-storage controllers --kubeconfig /var/lib/orlop/pki/storage-controllers.kubeconfig`,
@@ -69,6 +69,8 @@ Several replicas may run: one works, the others wait until it stops.`,
 	f := cmd.Flags()
 	f.StringVar(&c.Kubeconfig, "kubeconfig", "", "kubeconfig file (default: the pod's service account)")
 	f.StringVar(&c.HTTPSocket, "http-socket", "", "Unix socket that serves /readyz and /metrics (default: none)")
+	f.StringVar(&c.HTTPAddress, "http-address", "", "address (as :9808) that serves the same, without TLS (default: none)")
+	f.BoolVar(&c.Volumes, "volumes", true, "bind claims to volumes; false where kube-controller-manager does")
 	f.BoolVar(&c.LeaderElect, "leader-elect", true, "wait for a lease, so that one of several replicas works")
 	f.StringVar(&c.LeaderElectNamespace, "leader-elect-namespace", systemNamespace, "namespace of the lease")
 	f.IntVar(&c.Workers, "workers", 16, "how many claims, and volumes, are worked on at a time")
@@ -83,6 +85,9 @@ func (c *Controllers) Run(ctx context.Context) error {
 	if c.Workers < 1 {
 		return fmt.Errorf("--workers is %d: give at least 1", c.Workers)
 	}
+	if !c.Volumes && !c.Rollouts.Enabled && !c.Versions.Collect {
+		return errors.New("--volumes=false, --rollouts=false and --collect=false leave nothing to do: leave one of them out")
+	}
 	config, err := clientConfig(c.Kubeconfig, controllersName)
 	if err != nil {
 		return err
@@ -92,32 +97,17 @@ func (c *Controllers) Run(ctx context.Context) error {
 		return fmt.Errorf("make a client of the API server: %w", err)
 	}
 	registry := prometheus.NewRegistry()
-	observe, err := registerControllerMetrics(registry)
-	if err != nil {
+	if err := registerProcessMetrics(registry); err != nil {
 		return err
 	}
-	// What serves the work must outlive it: the informers, and the events about the work's last steps.
-	serve, stopServing := context.WithCancel(context.WithoutCancel(ctx))
-	defer stopServing()
-	factory := informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTransform(pvcontroller.Transform))
-	defer factory.Shutdown()
-	defer stopServing()
 	recorder, stopRecording := newRecorder(ctx, client, controllersName)
 	defer stopRecording()
-
-	pv, err := pvcontroller.New(pvcontroller.Config{
-		Client: client, Informers: factory, Observe: observe, Logger: klog.Background().WithName("pvcontroller"),
-		Recorder: recorder,
-	})
-	if err != nil {
-		return err
-	}
-	leader, err := provisioner.NewLeader(provisioner.LeaderConfig{
-		Client: client, Informers: factory, Recorder: recorder, Driver: localDriver, TopologyKey: localTopology,
-		Log: klog.Background().WithName("provisioner"),
-	})
-	if err != nil {
-		return err
+	var volumes *volumeControllers
+	if c.Volumes {
+		if volumes, err = newVolumeControllers(ctx, client, recorder, registry, c.Workers); err != nil {
+			return err
+		}
+		defer volumes.stop()
 	}
 	rollouts, err := c.Rollouts.controller(client, recorder, registry)
 	if err != nil {
@@ -131,42 +121,49 @@ func (c *Controllers) Run(ctx context.Context) error {
 		group, ctx := errgroup.WithContext(ctx)
 		group.Go(func() error { return rollouts(ctx) })
 		group.Go(func() error { return versions(ctx) })
-		group.Go(func() error { return pv.Run(ctx, c.Workers) })
-		group.Go(func() error { return leader.Run(ctx) })
+		if c.Volumes {
+			group.Go(func() error { return volumes.run(ctx) })
+		}
 		return group.Wait()
 	}
 
-	factory.StartWithContext(serve)
-	var synced atomic.Bool
+	var ready atomic.Bool
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error {
-		for _, ok := range factory.WaitForCacheSync(ctx.Done()) {
-			if !ok {
-				return nil // The context ended first.
-			}
-		}
-		synced.Store(true)
-		return nil
-	})
-	if c.HTTPSocket != "" {
-		h := c.Host
-		if h == nil {
-			h = host.New(nil)
-		}
+	if c.Volumes {
 		group.Go(func() error {
-			return serveHTTP(ctx, h, c.HTTPSocket, registry, func() error {
-				if !synced.Load() {
-					return errors.New("claims and volumes have not been read yet")
-				}
-				return nil
-			})
+			if volumes.read(ctx) {
+				ready.Store(true)
+			}
+			return nil
 		})
 	}
+	h := c.Host
+	if h == nil {
+		h = host.New(nil)
+	}
 	group.Go(func() error {
+		return serveHTTP(ctx, h, c.HTTPSocket, c.HTTPAddress, registry, func() error {
+			switch {
+			case ready.Load():
+				return nil
+			case c.Volumes:
+				return errors.New("claims and volumes have not been read yet")
+			}
+			return fmt.Errorf("nobody is known to hold the lease %s/%s yet", c.LeaderElectNamespace, controllersName)
+		})
+	})
+	group.Go(func() error {
+		// Without volumes nothing need be read in advance: the process is of use once it works, or knows who does.
+		known := func() {
+			if !c.Volumes {
+				ready.Store(true)
+			}
+		}
 		if !c.LeaderElect {
+			known()
 			return work(ctx)
 		}
-		return lead(ctx, client, c.LeaderElectNamespace, work)
+		return lead(ctx, client, c.LeaderElectNamespace, known, work)
 	})
 	return group.Wait()
 }
@@ -190,25 +187,8 @@ func clientConfig(kubeconfig, agent string) (*rest.Config, error) {
 	return rest.AddUserAgent(config, agent), nil
 }
 
-// registerControllerMetrics returns what reports each reconciliation to the registry.
-func registerControllerMetrics(registry *prometheus.Registry) (func(string, time.Duration, error), error) {
-	took := prometheus.NewHistogramVec(prometheus.HistogramOpts{
-		Name:    "orlop_pvcontroller_sync_duration_seconds",
-		Help:    "Time that reconciliations of claims and volumes took, in seconds, by queue and result (ok or error).",
-		Buckets: []float64{.0001, .001, .005, .01, .025, .05, .1, .25, .5, 1, 5},
-	}, []string{"queue", "result"})
-	for _, collector := range []prometheus.Collector{
-		took, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-	} {
-		if err := registry.Register(collector); err != nil {
-			return nil, fmt.Errorf("register metrics: %w", err)
-		}
-	}
-	return func(queue string, d time.Duration, err error) {
-		result := "ok"
-		if err != nil {
-			result = "error"
-		}
-		took.WithLabelValues(queue, result).Observe(d.Seconds())
-	}, nil
+// registerProcessMetrics registers what every program tells of itself.
+func registerProcessMetrics(registry prometheus.Registerer) error {
+	return errors.Join(registry.Register(collectors.NewGoCollector()),
+		registry.Register(collectors.NewProcessCollector(collectors.ProcessCollectorOpts{})))
 }

@@ -86,11 +86,7 @@ func eventually(t *testing.T, what string, ok func() bool) {
 // TestControllersTakeTurns runs two replicas: one works, the other one takes over as soon as the first has stopped.
 func TestControllersTakeTurns(t *testing.T) {
 	env := apienv.Start(t)
-	base := filepath.Join("..", "..", "deploy", "base")
-	err := env.Apply(t.Context(), filepath.Join(base, "namespace.yaml"), filepath.Join(base, "controllers-rbac.yaml"),
-		filepath.Join(base, "provisioner-rbac.yaml"), filepath.Join(base, "rollouts-rbac.yaml"),
-		filepath.Join(base, "versions-rbac.yaml"))
-	if err != nil {
+	if err := env.Apply(t.Context(), controllersManifests("leader", "rollouts", "versions", "volumes")...); err != nil {
 		t.Fatal(err)
 	}
 	user, err := env.User("orlop:storage-controllers")
@@ -132,6 +128,48 @@ func TestControllersTakeTurns(t *testing.T) {
 		t.Errorf("without leader election the lease is held by %s", got)
 	}
 	alone.stop()
+}
+
+// controllersManifests are the namespace and the roles of those parts of the controllers.
+func controllersManifests(parts ...string) []string {
+	deploy := filepath.Join("..", "..", "deploy")
+	files := []string{filepath.Join(deploy, "base", "namespace.yaml")}
+	for _, part := range parts {
+		if part == "volumes" {
+			files = append(files, filepath.Join(deploy, "local", "controllers-rbac.yaml"),
+				filepath.Join(deploy, "local", "provisioner-rbac.yaml"))
+			continue
+		}
+		files = append(files, filepath.Join(deploy, "base", part+"-rbac.yaml"))
+	}
+	return files
+}
+
+// TestControllersWithoutVolumes runs them as deploy/config does, with no right to claims and volumes: they are ready once they
+// lead.
+func TestControllersWithoutVolumes(t *testing.T) {
+	env := apienv.Start(t)
+	if err := env.Apply(t.Context(), controllersManifests("leader", "rollouts", "versions")...); err != nil {
+		t.Fatal(err)
+	}
+	user, err := env.User("orlop:storage-controllers")
+	if err != nil {
+		t.Fatal(err)
+	}
+	kubeconfig, err := env.Kubeconfig(user)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := startControllers(t, kubeconfig, "c", "--volumes=false")
+	eventually(t, "they are ready", func() bool { status, _ := r.get("/readyz"); return status == http.StatusOK })
+	if holder := leaseHolder(t, env); holder == "" {
+		t.Error("they are ready, and nobody holds the lease")
+	}
+	if status, body := r.get("/metrics"); status != http.StatusOK || strings.Contains(body, "pvcontroller") ||
+		!strings.Contains(body, "orlop_rollouts_running") {
+		t.Errorf("metrics: %d %s", status, body)
+	}
+	r.stop()
 }
 
 func leaseHolder(t *testing.T, env *apienv.Env) string {
@@ -197,6 +235,7 @@ func TestControllersRefuse(t *testing.T) {
 	}{
 		{"a kubeconfig that is not there", "--kubeconfig", []string{"--kubeconfig", "/nonexistent/kubeconfig"}},
 		{"no kubeconfig outside of a pod", "--kubeconfig is needed", nil},
+		{"nothing to do", "leave nothing to do", []string{"--volumes=false", "--rollouts=false", "--collect=false"}},
 		{"no workers", "--workers is 0", []string{"--workers", "0"}},
 		{"a window in the past", "the window is -1s", []string{"--kubeconfig", kubeconfig, "--rollout-window", "-1s"}},
 		{"no time to be unused", "--collect-after is 0s", []string{"--kubeconfig", kubeconfig, "--collect-after", "0"}},

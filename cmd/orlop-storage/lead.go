@@ -24,9 +24,9 @@ const (
 
 // lead waits for the lease, does the work while holding it, and gives it up when the work has ended, so that the next
 // process need not wait for it to expire. It returns nil when ctx ends, and an error when the work fails or the lease
-// is lost; the work has ended in any case.
+// is lost; the work has ended in any case. It calls known when it has seen who holds the lease, be it this process.
 func lead(
-	ctx context.Context, client kubernetes.Interface, namespace string, work func(context.Context) error,
+	ctx context.Context, client kubernetes.Interface, namespace string, known func(), work func(context.Context) error,
 ) error {
 	hostname, err := os.Hostname()
 	if err != nil {
@@ -63,6 +63,7 @@ func lead(
 				giveUp()
 			},
 			OnStoppedLeading: func() {},
+			OnNewLeader:      func(string) { known() },
 		},
 	})
 	if err != nil {

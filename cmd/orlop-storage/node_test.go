@@ -80,10 +80,16 @@ var dialOptions = []grpc.DialOption{
 
 func start(t *testing.T, dir string, args ...string) *process {
 	t.Helper()
-	p := &process{t: t, dir: dir, log: &bytes.Buffer{}}
-	p.cmd = exec.Command(os.Args[0], append([]string{
-		"node", "--node-name=n1", "--cluster-id=c1", "--pool=" + dir + "/pool", "--kubelet-dir=" + dir,
+	return run(t, dir, "local.csi.orlop.io", append([]string{
+		"--node-name=n1", "--cluster-id=c1", "--pool=" + dir + "/pool", "--kubelet-dir=" + dir,
 	}, args...)...)
+}
+
+// run starts the program with no flags but these, and waits until that driver of it answers.
+func run(t *testing.T, dir, driver string, args ...string) *process {
+	t.Helper()
+	p := &process{t: t, dir: dir, log: &bytes.Buffer{}}
+	p.cmd = exec.Command(os.Args[0], append([]string{"node"}, args...)...)
 	p.cmd.Env = append(os.Environ(), mainVar+"=1")
 	p.cmd.Stderr = p.log
 	if err := p.cmd.Start(); err != nil {
@@ -95,8 +101,7 @@ func start(t *testing.T, dir string, args ...string) *process {
 		defer cancel()
 		p.err = p.cmd.Wait()
 	}()
-	conn, err := grpc.NewClient("unix:"+dir+"/plugins/local.csi.orlop.io/csi.sock",
-		dialOptions...)
+	conn, err := grpc.NewClient("unix:"+dir+"/plugins/"+driver+"/csi.sock", dialOptions...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -355,16 +360,26 @@ func TestNodeRefuses(t *testing.T) {
 		args []string
 		says []string
 	}{
-		"nothing given":    {nil, []string{"--node-name is required", "--pool is required", "--cluster-id is required"}},
-		"a long socket":    {append(all, "--socket="+long), []string{"--socket", "107"}},
-		"long directories": {append(all, "--kubelet-dir="+long), []string{"--socket", "--registration-dir", "107"}},
-		"a long HTTP path": {append(all, "--http-socket="+long), []string{"--http-socket", "107"}},
-		"a relative pool":  {append(all, "--pool=here"), []string{`"here"`, "absolute"}},
-		"a pool in a file": {append(all, "--pool=/proc/version/x"), []string{"/proc/version"}},
-		"an argument":      {append(all, "extra"), []string{"extra"}},
+		"nothing given":              {nil, []string{"--node-name is required", "--pool is required", "--cluster-id is required"}},
+		"a long socket":              {append(all, "--socket="+long), []string{"--socket", "107"}},
+		"long directories":           {append(all, "--kubelet-dir="+long), []string{"--socket", "--registration-dir", "107"}},
+		"a long HTTP path":           {append(all, "--http-socket="+long), []string{"--http-socket", "107"}},
+		"a relative pool":            {append(all, "--pool=here"), []string{`"here"`, "absolute"}},
+		"a pool in a file":           {append(all, "--pool=/proc/version/x"), []string{"/proc/version"}},
+		"an argument":                {append(all, "extra"), []string{"extra"}},
+		"two ways to the API server": {append(all, "--in-cluster", "--kubeconfig=k"), []string{"--in-cluster and --kubeconfig"}},
+		"no pod":                     {append(all, "--in-cluster"), []string{"not in a pod"}},
+		"no API server":              {append(all, "--config-volumes"), []string{"--config-volumes needs --kubeconfig or, in a pod, --in-cluster"}},
+		"nothing to serve": {[]string{"--node-name=n", "--local-volumes=false"},
+			[]string{"--local-volumes=false leaves configuration volumes alone", "--in-cluster"}},
+		"nothing to serve in a pod": {[]string{"--node-name=n", "--local-volumes=false", "--in-cluster", "--config-volumes=false"},
+			[]string{"--local-volumes=false leaves configuration volumes alone", "--config-volumes"}},
+		"settings of what is off": {append(all, "--local-volumes=false", "--in-cluster", "--socket="+dir+"/s"),
+			[]string{"--pool is for local volumes", "--cluster-id is for local volumes", "--socket is for local volumes"}},
+		"no address": {append(all, "--http-address=nonsense"), []string{"--http-address", "nonsense"}},
 	} {
 		cmd := exec.Command(os.Args[0], append([]string{"node"}, c.args...)...)
-		cmd.Env = append(os.Environ(), mainVar+"=1")
+		cmd.Env = append(os.Environ(), mainVar+"=1", "KUBERNETES_SERVICE_HOST=")
 		out, err := cmd.CombinedOutput()
 		if exit := (*exec.ExitError)(nil); !errors.As(err, &exit) || exit.ExitCode() != 1 {
 			t.Errorf("%s: %v", name, err)

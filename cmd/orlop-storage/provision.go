@@ -23,13 +23,13 @@ const nodeAgentName = "orlop-storage-node" // of the user agent and the events' 
 // stateDir keeps what the provisioner is about to do: beside the pool, which is the driver's alone.
 func (n *Node) stateDir() string { return n.Pool + ".provisioner" }
 
-// provision runs the provisioner of this node's volumes against the CSI socket. Without a kubeconfig there is none.
+// provision runs the provisioner of this node's volumes against the CSI socket. Without an API server there is none.
 func (n *Node) provision(ctx context.Context, metrics prometheus.Registerer) (err error) {
-	if n.Kubeconfig == "" {
-		klog.FromContext(ctx).Info("No kubeconfig is given: serving CSI alone")
+	if !n.hasAPI() {
+		klog.FromContext(ctx).Info("Neither --kubeconfig nor --in-cluster is given: serving CSI alone")
 		return nil
 	}
-	config, err := clientConfig(n.Kubeconfig, nodeAgentName)
+	config, err := n.api(nodeAgentName)
 	if err != nil {
 		return err
 	}

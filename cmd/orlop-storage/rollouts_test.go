@@ -2,7 +2,6 @@ package main
 
 import (
 	"net/http"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -16,10 +15,7 @@ import (
 // TestRolloutFlags runs the controllers with rollouts off, paused and on.
 func TestRolloutFlags(t *testing.T) {
 	env := apienv.Start(t)
-	base := filepath.Join("..", "..", "deploy", "base")
-	err := env.Apply(t.Context(), filepath.Join(base, "namespace.yaml"), filepath.Join(base, "controllers-rbac.yaml"),
-		filepath.Join(base, "provisioner-rbac.yaml"), filepath.Join(base, "rollouts-rbac.yaml"))
-	if err != nil {
+	if err := env.Apply(t.Context(), controllersManifests("leader", "rollouts", "volumes")...); err != nil {
 		t.Fatal(err)
 	}
 	user, err := env.User("orlop:storage-controllers")

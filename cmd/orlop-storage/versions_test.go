@@ -2,7 +2,6 @@ package main
 
 import (
 	"net/http"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -18,10 +17,7 @@ import (
 // collection of versions off and on.
 func TestCollectFlags(t *testing.T) {
 	env := apienv.Start(t)
-	base := filepath.Join("..", "..", "deploy", "base")
-	err := env.Apply(t.Context(), filepath.Join(base, "namespace.yaml"), filepath.Join(base, "controllers-rbac.yaml"),
-		filepath.Join(base, "provisioner-rbac.yaml"), filepath.Join(base, "rollouts-rbac.yaml"), filepath.Join(base, "versions-rbac.yaml"))
-	if err != nil {
+	if err := env.Apply(t.Context(), controllersManifests("leader", "rollouts", "versions", "volumes")...); err != nil {
 		t.Fatal(err)
 	}
 	user, err := env.User("orlop:storage-controllers")

@@ -25,7 +25,7 @@ import (
 )
 
 const (
-	provisionRBAC       = "../../deploy/base/provisioner-rbac.yaml"
+	provisionRBAC       = "../../deploy/local/provisioner-rbac.yaml"
 	provisionNodeRole   = "orlop-storage-node"
 	provisionLeaderRole = "orlop-storage-provisioner"
 	provisionNodeGroup  = "orlop:storage-nodes"
@@ -203,7 +203,7 @@ func TestProvisionZRolesAreExact(t *testing.T) {
 // TestProvisionManifests has the API server accept the driver's and the class's manifests.
 func TestProvisionManifests(t *testing.T) {
 	for _, name := range []string{"csidriver-local.yaml", "storageclass-local.yaml"} {
-		path := "../../deploy/base/" + name
+		path := "../../deploy/local/" + name
 		if _, err := env.Kubectl(t.Context(), "apply", "--dry-run=server", "--validate=strict", "-f", path); err != nil {
 			t.Error(err)
 		}

@@ -27,13 +27,14 @@ import (
 
 const (
 	controllersUser = "orlop:storage-controllers"
-	controllersRBAC = "../../deploy/base/controllers-rbac.yaml"
+	controllersRBAC = "../../deploy/local/controllers-rbac.yaml"
 )
 
 // controllersConfig is the identity under which every test of the PV controller runs it: the one it has in a cluster,
-// with the roles that deploy/base gives it and no other.
+// with the roles that deploy/local gives it and no other.
 var controllersConfig = sync.OnceValues(func() (*rest.Config, error) {
-	if err := env.Apply(context.Background(), "../../deploy/base/namespace.yaml", controllersRBAC); err != nil {
+	if err := env.Apply(context.Background(), "../../deploy/base/namespace.yaml",
+		"../../deploy/base/leader-rbac.yaml", controllersRBAC); err != nil {
 		return nil, err
 	}
 	return env.User(controllersUser)
