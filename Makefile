@@ -39,6 +39,12 @@ tools:
 	@echo "building containerd, runc and the CNI plugins"
 	@cluster/tools/build.sh bin
 
+IMAGE := orlop-storage:$(VERSION)
+.PHONY: image
+image: bin/orlop-storage ## Put orlop-storage into a container image (IMAGE=name:tag, bin/images/orlop-storage.tar)
+	@mkdir -p bin/images
+	@go run ./deploy/image -name $(IMAGE) -o bin/images/orlop-storage.tar bin/orlop-storage
+
 .PHONY: demo
 demo: deps build ## Run MySQL on a StatefulSet and see its data survive
 	@deploy/examples/mysql/demo.sh

@@ -16,6 +16,8 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
+
+	"github.com/orlop-io/orlop/deploy/image/oci"
 )
 
 func TestKept(t *testing.T) {
@@ -50,7 +52,7 @@ func TestArchive(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "a.tar")
 	write := func() []byte {
 		var archive bytes.Buffer
-		if err := writeArchive(&archive, spec, bytes.NewReader(layer.Bytes())); err != nil {
+		if err := oci.Write(&archive, spec.image(), bytes.NewReader(layer.Bytes())); err != nil {
 			t.Fatal(err)
 		}
 		if err := os.WriteFile(path, archive.Bytes(), 0o600); err != nil {
@@ -62,7 +64,7 @@ func TestArchive(t *testing.T) {
 	if !bytes.Equal(first, write()) {
 		t.Error("the same image is not the same bytes")
 	}
-	if inputs, err := readInputs(path); err != nil || inputs != spec.fingerprint() {
+	if inputs, err := oci.ReadInputs(path); err != nil || inputs != spec.fingerprint() {
 		t.Errorf("the archive's fingerprint is %q, %v", inputs, err)
 	}
 
@@ -121,7 +123,7 @@ func TestReadInputsOfOtherFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, path := range []string{other, filepath.Join(dir, "none")} {
-		if inputs, err := readInputs(path); err != nil || inputs != "" {
+		if inputs, err := oci.ReadInputs(path); err != nil || inputs != "" {
 			t.Errorf("%s: %q, %v", path, inputs, err)
 		}
 	}

@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/orlop-io/orlop/deploy/image/oci"
 )
 
 // release is the Debian release the images are made of. Its version of MariaDB is part of that image's tag.
@@ -124,6 +126,11 @@ var applets = func() map[string]string {
 	}
 	return links
 }()
+
+// image is what the archive says of the image.
+func (s imageSpec) image() oci.Image {
+	return oci.Image{Name: s.name, Arch: arch, Config: s.config, Inputs: s.fingerprint()}
+}
 
 // fingerprint changes when an image built from the spec would.
 func (s imageSpec) fingerprint() string {

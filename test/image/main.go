@@ -22,6 +22,8 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+
+	"github.com/orlop-io/orlop/deploy/image/oci"
 )
 
 func main() {
@@ -53,7 +55,7 @@ func run(ctx context.Context, args []string, messages io.Writer) error {
 		flags.Usage()
 		return flag.ErrHelp
 	}
-	if inputs, err := readInputs(*out); err == nil && inputs == spec.fingerprint() {
+	if inputs, err := oci.ReadInputs(*out); err == nil && inputs == spec.fingerprint() {
 		_, err := fmt.Fprintf(messages, "%s is up to date\n", *out)
 		return err
 	}
@@ -79,7 +81,7 @@ func build(ctx context.Context, spec imageSpec, path string) (err error) {
 	if err != nil {
 		return err
 	}
-	err = errors.Join(writeArchive(archive, spec, layer), archive.Chmod(0o644), archive.Close())
+	err = errors.Join(oci.Write(archive, spec.image(), layer), archive.Chmod(0o644), archive.Close())
 	if err == nil {
 		err = os.Rename(archive.Name(), path)
 	}

@@ -1,8 +1,10 @@
-package main
+// Package oci writes container images of one layer as archives that containerd and skopeo take.
+package oci
 
 import (
 	"archive/tar"
 	"bytes"
+	_ "crypto/sha256" // go-digest's Canonical algorithm
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -16,13 +18,25 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// inputsAnnotation, in an archive's index, is the fingerprint of what the archive was made from.
+// inputsAnnotation, in an archive's index, is of what the archive was made.
 const inputsAnnotation = "orlop.io/inputs"
 
-// writeArchive writes the OCI image layout of an image with one layer as a tar stream (image-spec, image-layout.md).
-// The index comes first, so that readInputs is quick. The layer stays uncompressed: the archive never leaves the
-// machine, and unpacking is what a demo waits for.
-func writeArchive(w io.Writer, spec imageSpec, layer io.ReadSeeker) error {
+// Image says what an archive holds beside the layer.
+type Image struct {
+	// Name is the full name and tag.
+	Name string
+	// Arch is the architecture as Go has it.
+	Arch string
+	// Config is how containers are run from it.
+	Config ocispec.ImageConfig
+	// Inputs is any text that tells by what the archive was made; ReadInputs returns it.
+	Inputs string
+}
+
+// Write writes the OCI image layout of an image with one layer, a tar stream, as a tar stream (image-spec, image-layout.md).
+// The same image is the same bytes. The index comes first, so that ReadInputs is quick. The layer stays uncompressed:
+// whoever pushes the image compresses it, and unpacking is what a demo waits for.
+func Write(w io.Writer, image Image, layer io.ReadSeeker) error {
 	layerDesc, err := describe(ocispec.MediaTypeImageLayer, layer)
 	if err != nil {
 		return err
@@ -30,8 +44,8 @@ func writeArchive(w io.Writer, spec imageSpec, layer io.ReadSeeker) error {
 	epoch := time.Unix(0, 0).UTC()
 	config, configDesc, err := encode(ocispec.MediaTypeImageConfig, ocispec.Image{
 		Created:  &epoch,
-		Platform: ocispec.Platform{OS: "linux", Architecture: arch},
-		Config:   spec.config,
+		Platform: ocispec.Platform{OS: "linux", Architecture: image.Arch},
+		Config:   image.Config,
 		RootFS:   ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{layerDesc.Digest}},
 	})
 	if err != nil {
@@ -46,12 +60,12 @@ func writeArchive(w io.Writer, spec imageSpec, layer io.ReadSeeker) error {
 	if err != nil {
 		return err
 	}
-	manifestDesc.Annotations = map[string]string{ocispec.AnnotationRefName: spec.name}
+	manifestDesc.Annotations = map[string]string{ocispec.AnnotationRefName: image.Name}
 	index, _, err := encode(ocispec.MediaTypeImageIndex, ocispec.Index{
 		Versioned:   specs.Versioned{SchemaVersion: 2},
 		MediaType:   ocispec.MediaTypeImageIndex,
 		Manifests:   []ocispec.Descriptor{manifestDesc},
-		Annotations: map[string]string{inputsAnnotation: spec.fingerprint()},
+		Annotations: map[string]string{inputsAnnotation: image.Inputs},
 	})
 	if err != nil {
 		return err
@@ -114,9 +128,8 @@ func encode(mediaType string, v any) ([]byte, ocispec.Descriptor, error) {
 	return data, desc, nil
 }
 
-// readInputs returns the fingerprint that writeArchive left in the archive at path: empty when the file is not
-// there or begins otherwise.
-func readInputs(path string) (inputs string, err error) {
+// ReadInputs returns the inputs of the archive at path: empty when the file is not there or begins otherwise.
+func ReadInputs(path string) (inputs string, err error) {
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", nil
