@@ -39,7 +39,7 @@ tools:
 	@echo "building containerd, runc and the CNI plugins"
 	@cluster/tools/build.sh bin
 
-IMAGE := orlop-storage:$(VERSION)
+IMAGE := orlop.io/orlop-storage:$(VERSION)
 .PHONY: image
 image: bin/orlop-storage ## Put orlop-storage into a container image (IMAGE=name:tag, bin/images/orlop-storage.tar)
 	@mkdir -p bin/images

@@ -30,7 +30,6 @@ func TestNodeServesConfigVolumes(t *testing.T) {
 	kubeconfig := filepath.Join(dir, "kubeconfig")
 	must(t, os.WriteFile(kubeconfig, []byte(nowhere), 0o600))
 	const name = "config.csi.orlop.io"
-	t.Cleanup(func() { must(t, unix.Unmount(filepath.Join(dir, "run", name), unix.UMOUNT_NOFOLLOW)) })
 	socket := filepath.Join(dir, "plugins", name, "csi.sock")
 	p := start(t, dir, "--kubeconfig="+kubeconfig, "--run-dir="+filepath.Join(dir, "run"))
 	conn, err := grpc.NewClient("unix:"+socket, dialOptions...)
@@ -67,7 +66,6 @@ func TestNodeServesConfigVolumesAlone(t *testing.T) {
 	kubeconfig := filepath.Join(dir, "kubeconfig")
 	must(t, os.WriteFile(kubeconfig, []byte(nowhere), 0o600))
 	const name = "config.csi.orlop.io"
-	t.Cleanup(func() { must(t, unix.Unmount(filepath.Join(dir, "run", name), unix.UMOUNT_NOFOLLOW)) })
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)
 	address := l.Addr().String()

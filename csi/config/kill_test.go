@@ -196,7 +196,6 @@ func TestKilledBeforeEveryStep(t *testing.T) {
 	unpublishing := seen.take()
 	w.stop()
 	w.fault = nil
-	must(t, unix.Unmount(w.stateDir(), 0))
 	t.Logf("steps: publish %q, edit %q, unpublish %q", publishing, editing, unpublishing)
 	if len(publishing) < 10 || len(editing) < 8 || len(unpublishing) < 3 {
 		t.Error("these are fewer steps than there must be")

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -47,12 +48,40 @@ const (
 // state keeps the records in a directory of its own, which is in memory, since they hold tokens, and the superuser's
 // alone. A record is a file that is replaced in one step, its first line the checksum of the rest.
 type state struct {
+	host *host.Host
 	root *host.Root
 	lock *os.File
 }
 
 // openState opens the directory, and mounts a tmpfs there unless it is mounted already.
-func openState(ctx context.Context, h *host.Host, dir string) (_ *state, err error) {
+func openState(ctx context.Context, h *host.Host, dir string) (*state, error) {
+	for {
+		s, err := tryState(ctx, h, dir)
+		if err != nil {
+			return nil, err
+		}
+		// A driver that ended while this one waited for its lock may have taken the tmpfs away.
+		there, err := s.mounted()
+		if there && err == nil {
+			return s, nil
+		}
+		if err := errors.Join(err, ctx.Err(), s.release()); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// mounted reports whether the tmpfs is still what is seen at the directory.
+func (s *state) mounted() (bool, error) {
+	mine, err := s.root.Stat(".")
+	if err != nil {
+		return false, err
+	}
+	seen, err := os.Stat(s.root.Path())
+	return err == nil && os.SameFile(mine, seen), err
+}
+
+func tryState(ctx context.Context, h *host.Host, dir string) (_ *state, err error) {
 	if err := h.MakeDir("state.directory", dir); err != nil {
 		return nil, err
 	}
@@ -68,7 +97,7 @@ func openState(ctx context.Context, h *host.Host, dir string) (_ *state, err err
 			return nil, err
 		}
 	}
-	s := &state{}
+	s := &state{host: h}
 	if s.root, err = h.OpenRoot(dir); err != nil {
 		return nil, err
 	}
@@ -90,7 +119,17 @@ func mountState(h *host.Host, dir string) (err error) {
 	return h.Attach("state.attach", tmpfs, dir, unix.MS_NOEXEC)
 }
 
-func (s *state) close() error { return errors.Join(s.lock.Close(), s.root.Close()) }
+// close lets go of the directory. Where no volume is recorded it takes the tmpfs away, so that a driver which is not
+// started again leaves nothing mounted; it still has the lock then, and openState looks after it has got it.
+func (s *state) close() error {
+	names, err := s.root.Names(".")
+	if err == nil && !slices.ContainsFunc(names, func(name string) bool { return name != lockFile && name != markersDir }) {
+		err = s.host.Detach("state.detach", s.root.Path())
+	}
+	return errors.Join(err, s.release())
+}
+
+func (s *state) release() error { return errors.Join(s.lock.Close(), s.root.Close()) }
 
 // fileOf names a volume's record. An ID is any text.
 func fileOf(id string) string {

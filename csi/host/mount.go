@@ -159,6 +159,19 @@ func (h *Host) Unmount(l Label, target string) error {
 	}
 }
 
+// Detach takes away the topmost mount on target from everyone's view at once; whoever uses it goes on until it is closed.
+// A target that is no mount point, or is not there, is no error.
+func (h *Host) Detach(l Label, target string) error {
+	if err := h.Step(l); err != nil {
+		return err
+	}
+	err := unix.Unmount(target, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH)
+	if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("unmount %s: %w", target, err)
+	}
+	return nil
+}
+
 // MakeDir makes the directory at path, and those above it, unless it is there already.
 func (h *Host) MakeDir(l Label, path string) error {
 	if err := h.Step(l); err != nil {

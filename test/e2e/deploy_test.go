@@ -17,7 +17,7 @@ import (
 // storageImage is the name under which importStorage brings orlop-storage; no registry has it.
 const storageImage = "registry.example.com/orlop-storage:e2e"
 
-// importStorage puts bin/orlop-storage into an image, as `make image` does, and imports it.
+// importStorage puts bin/orlop-storage into an image, as `make image` does, and imports it with containerd's own tool.
 func (c *testCluster) importStorage() {
 	c.t.Helper()
 	file := filepath.Join(c.t.TempDir(), "orlop-storage.tar")
@@ -29,7 +29,11 @@ func (c *testCluster) importStorage() {
 	if out, err := build.CombinedOutput(); err != nil {
 		c.t.Fatalf("building the image: %v\n%s", err, out)
 	}
-	c.orlop("images", "import", file)
+	load := exec.CommandContext(ctx, filepath.Join(root(), "bin", "ctr"), "--address", filepath.Join(c.dir, "run/containerd.sock"),
+		"--namespace", "k8s.io", "images", "import", file)
+	if out, err := load.CombinedOutput(); err != nil {
+		c.t.Fatalf("ctr images import: %v\n%s", err, out)
+	}
 }
 
 // deployed renders a directory below deploy/ as a user does, in a kustomization that says which image, for the node's
@@ -260,7 +264,7 @@ func deployGone(c *testCluster, manifests string) {
 		c.t.Fatal(err)
 	}
 	for _, m := range mounts {
-		if m.Source == "config.csi.orlop.io" {
+		if strings.HasPrefix(m.Source, "config.csi.orlop.io") {
 			c.t.Errorf("left mounted: %s at %s", m.Source, m.Mountpoint)
 		}
 	}
