@@ -52,7 +52,7 @@ func TestUpRefused(t *testing.T) {
 	refuse("LongPath", []string{"data directory", "Unix socket", "107", "shorter"}, up, func(c *testCluster) {
 		c.dir = filepath.Join(c.dir, strings.Repeat("long", 30))
 	})
-	refuse("MissingTool", []string{"mkfs.ext4", "not installed", "apt-get install e2fsprogs"}, up, func(c *testCluster) {
+	refuse("NoTool", []string{"mkfs.ext4", "not installed", "apt-get install e2fsprogs"}, up, func(c *testCluster) {
 		c.in = hide("mkfs.ext4")
 	})
 	refuse("NoProxy", []string{"nft", "iptables", "apt-get install nftables"}, up, func(c *testCluster) {
