@@ -13,7 +13,6 @@ import (
 	"testing"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
-	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	authenticationv1 "k8s.io/api/authentication/v1"
@@ -47,13 +46,8 @@ func TestConfigVolumes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	state := filepath.Join(work, "run", config.DriverName)
-	t.Cleanup(func() {
-		if err := unix.Unmount(state, unix.UMOUNT_NOFOLLOW); err != nil {
-			t.Error(err)
-		}
-	})
-	startDriver(t, bin, work, "--kubeconfig="+kubeconfig, "--run-dir="+filepath.Join(work, "run"))
+	runDir := filepath.Join(work, "run")
+	startDriver(t, bin, work, "--kubeconfig="+kubeconfig, "--run-dir="+runDir)
 	at := filepath.Join(work, "plugins", config.DriverName)
 	if err := os.MkdirAll(at, 0o750); err != nil {
 		t.Fatal(err)
@@ -73,7 +67,7 @@ func TestConfigVolumes(t *testing.T) {
 		return !strings.HasPrefix(spec, "Identity Service") && !strings.HasPrefix(spec, "Node Service")
 	})
 	checkSkips(t, "skips-config.txt", skips, advertised(t, at))
-	if left, err := filepath.Glob(filepath.Join(state, "*.json")); err != nil || len(left) > 0 {
+	if left, err := filepath.Glob(filepath.Join(runDir, config.DriverName, "*.json")); err != nil || len(left) > 0 {
 		t.Errorf("records left: %v, %v", left, err)
 	}
 }
