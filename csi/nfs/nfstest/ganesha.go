@@ -96,6 +96,9 @@ func (g *Ganesha) run(name string, args ...string) (*exec.Cmd, chan struct{}) {
 		if err := osthread.JoinNetns(g.namespace); err != nil {
 			return err
 		}
+		if err := g.privateRun(); err != nil {
+			return err
+		}
 		return cmd.Start()
 	}); err != nil {
 		g.t.Fatal(err)
@@ -112,6 +115,22 @@ func (g *Ganesha) run(name string, args ...string) (*exec.Cmd, chan struct{}) {
 		<-ended
 	})
 	return cmd, ended
+}
+
+// privateRun gives the thread's children a /run of the test's: rpcbind's lock and socket there are one for a machine, and
+// tests of several packages run at a time.
+func (g *Ganesha) privateRun() error {
+	run := filepath.Join(g.dir, "run")
+	if err := os.MkdirAll(filepath.Join(run, "rpcbind"), 0o777); err != nil {
+		return err
+	}
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		return os.NewSyscallError("unshare", err)
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return os.NewSyscallError("mount", err)
+	}
+	return os.NewSyscallError("mount", unix.Mount(run, "/run", "", unix.MS_BIND, ""))
 }
 
 func (g *Ganesha) wait(what, address string, log func() string) {
