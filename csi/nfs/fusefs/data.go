@@ -71,9 +71,15 @@ func (d *dataState) move() {
 	d.moved = make(chan struct{})
 }
 
+// pending reports whether writes have not been answered yet.
+func (d *dataState) pending() bool { return len(d.gathered)+len(d.sending) > 0 }
+
+// dirty reports whether writes are not known to be safe yet.
+func (d *dataState) dirty() bool { return d.pending() || len(d.unstable) > 0 }
+
 // changedSince reports whether attributes of a call made then may not know of all writes.
 func (d *dataState) changedSince(when uint64) bool {
-	return d.last > when || len(d.gathered)+len(d.sending) > 0
+	return d.last > when || d.pending()
 }
 
 // takeError returns the failure and forgets it.
@@ -227,7 +233,7 @@ func (fs *FS) drain(ctx context.Context, n *node) error {
 	if len(n.data.gathered) > 0 {
 		fs.send(n)
 	}
-	for len(n.data.gathered)+len(n.data.sending) > 0 {
+	for n.data.pending() {
 		moved := n.data.moved
 		n.mu.Unlock()
 		select {
@@ -327,7 +333,7 @@ func (fs *FS) clean() {
 	fs.mu.Unlock()
 	for _, n := range nodes {
 		n.mu.Lock()
-		dirty := len(n.data.gathered)+len(n.data.sending)+len(n.data.unstable) > 0
+		dirty := n.data.dirty()
 		n.mu.Unlock()
 		if !dirty {
 			continue

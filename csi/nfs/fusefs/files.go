@@ -193,7 +193,7 @@ func (fs *FS) unuse(f *openFile) {
 	n.mu.Lock()
 	n.open--
 	last := n.open == 0
-	dirty := len(n.data.gathered)+len(n.data.sending)+len(n.data.unstable) > 0
+	dirty := n.data.dirty()
 	hidden := n.silly != nil
 	n.mu.Unlock()
 	if last && (dirty || hidden) {

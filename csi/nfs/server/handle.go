@@ -86,18 +86,32 @@ func (x *export) attributes(fd int) (*wire.Attr, error) {
 }
 
 func (x *export) attr(st *unix.Stat_t) *wire.Attr {
-	types := map[uint32]wire.FileType{
-		unix.S_IFREG: wire.TypeRegular, unix.S_IFDIR: wire.TypeDirectory, unix.S_IFBLK: wire.TypeBlock,
-		unix.S_IFCHR: wire.TypeCharacter, unix.S_IFLNK: wire.TypeSymlink, unix.S_IFSOCK: wire.TypeSocket,
-		unix.S_IFIFO: wire.TypeFIFO,
-	}
 	return &wire.Attr{
-		Type: types[st.Mode&unix.S_IFMT], Mode: st.Mode & 0o7777, Links: uint32(st.Nlink), UID: st.Uid, GID: st.Gid,
+		Type: typeOf(st.Mode), Mode: st.Mode & 0o7777, Links: uint32(st.Nlink), UID: st.Uid, GID: st.Gid,
 		Size: uint64(st.Size), Used: uint64(st.Blocks) * 512,
 		Device: wire.Device{Major: unix.Major(st.Rdev), Minor: unix.Minor(st.Rdev)},
 		FSID:   uint64(x.number), FileID: st.Ino,
 		Atime: wireTime(st.Atim), Mtime: wireTime(st.Mtim), Ctime: wireTime(st.Ctim),
 	}
+}
+
+// typeOf returns the type that a mode says.
+func typeOf(mode uint32) wire.FileType {
+	switch mode & unix.S_IFMT {
+	case unix.S_IFDIR:
+		return wire.TypeDirectory
+	case unix.S_IFBLK:
+		return wire.TypeBlock
+	case unix.S_IFCHR:
+		return wire.TypeCharacter
+	case unix.S_IFLNK:
+		return wire.TypeSymlink
+	case unix.S_IFSOCK:
+		return wire.TypeSocket
+	case unix.S_IFIFO:
+		return wire.TypeFIFO
+	}
+	return wire.TypeRegular
 }
 
 func wireTime(t unix.Timespec) wire.Time { return wire.Time{Sec: uint32(t.Sec), Nsec: uint32(t.Nsec)} }

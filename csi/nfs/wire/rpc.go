@@ -1,9 +1,6 @@
 package wire
 
-import (
-	"fmt"
-	"slices"
-)
+import "fmt"
 
 // Numbers of programs and their versions.
 const (
@@ -131,14 +128,6 @@ func (a *Auth) decode(d *Decoder) {
 		}
 		a.Groups = append(a.Groups, d.Uint32())
 	}
-}
-
-// Equal reports whether both say the same caller.
-func (a *Auth) Equal(b *Auth) bool {
-	if a == nil || b == nil {
-		return a == b
-	}
-	return a.UID == b.UID && a.GID == b.GID && slices.Equal(a.Groups, b.Groups)
 }
 
 // Replied encodes the header of a reply with that status; for AcceptSuccess the results follow. versions are the lowest

@@ -327,10 +327,7 @@ func TestAuth(t *testing.T) {
 	if err := d.Finish(); err != nil {
 		t.Fatal(err)
 	}
-	if len(got.Auth.Groups) != 16 || len(got.Auth.Machine) != 255 || got.Auth.Equal(many) || !got.Auth.Equal(got.Auth) {
+	if len(got.Auth.Groups) != 16 || len(got.Auth.Machine) != 255 {
 		t.Errorf("%+v", got.Auth)
-	}
-	if (*Auth)(nil).Equal(many) || !(*Auth)(nil).Equal(nil) {
-		t.Error("nobody")
 	}
 }

@@ -107,9 +107,6 @@ func NewDecoder(record []byte) *Decoder { return &Decoder{buf: record} }
 // Err returns the first error, in whose chain is ErrMalformed.
 func (d *Decoder) Err() error { return d.err }
 
-// Len returns how many bytes are left.
-func (d *Decoder) Len() int { return len(d.buf) }
-
 // Finish returns the first error, or one where bytes are left.
 func (d *Decoder) Finish() error {
 	if d.err == nil && len(d.buf) > 0 {
